@@ -1,0 +1,163 @@
+//! What is done about the sessions that a backend which is down may hold still: its users
+//! may go elsewhere when its `fence` program has said that it holds none.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::config::Failover;
+use crate::control::hook::{self, HookError};
+use crate::names::BackendId;
+use crate::proxy::Workers;
+use crate::proxy::orders::{Border, CloseReason, Ending};
+use crate::proxy::registry::SessionHandle;
+use crate::proxy::shared::Shared;
+use crate::upstream::backends::Backend;
+
+/// Programs under way at once, over all backends.
+const RUNNING_MAX: usize = 4;
+/// Pause before a program that failed is run again; doubled each time.
+const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// A program's own deadline ends it long before.
+const LOST_AFTER: Duration = Duration::from_secs(900);
+/// What clients are told whose backend is fenced.
+const BYE: &str = "[UNAVAILABLE] The server is gone, please reconnect.";
+
+/// The backends that are down and may hold sessions.
+#[derive(Debug)]
+pub(super) struct Fences {
+    shared: Arc<Shared>,
+    workers: Arc<Workers>,
+    outages: HashMap<BackendId, Outage>,
+    running: JoinSet<Ended>,
+}
+
+/// One backend's time of being down.
+#[derive(Debug)]
+struct Outage {
+    /// It holds no session any more.
+    fenced: bool,
+    failures: u32,
+    /// When its program may be run.
+    due: Instant,
+}
+
+/// A program that has ended.
+#[derive(Debug)]
+struct Ended {
+    backend: Arc<Backend>,
+    result: Result<(), HookError>,
+}
+
+impl Fences {
+    pub(super) fn new(shared: Arc<Shared>, workers: Arc<Workers>) -> Self {
+        Self { shared, workers, outages: HashMap::new(), running: JoinSet::new() }
+    }
+
+    /// Does what is due for a backend. To be called now and then.
+    pub(super) fn look(&mut self, backend: &Arc<Backend>, now: Instant) {
+        self.take_ended(now);
+        if !backend.is_down() {
+            self.outages.remove(backend.name());
+            return;
+        }
+        let counts = self.shared.registry.counts(backend.name());
+        if counts.live + counts.unseen == 0 {
+            return;
+        }
+        let fresh = || Outage { fenced: false, failures: 0, due: now };
+        let outage = self.outages.entry(backend.name().clone()).or_insert_with(fresh);
+        match &backend.shard.failover {
+            Failover::Wait => {}
+            // Ends that come late bind nobody either.
+            _ if outage.fenced && counts.unseen > 0 => {
+                self.shared.registry.fenced(backend.name());
+            }
+            _ if outage.fenced => {}
+            Failover::Unfenced => {
+                tracing::warn!(backend = %backend.name(), "its users go elsewhere, unfenced");
+                outage.fenced = true;
+                self.release(backend);
+            }
+            Failover::Fence { program, timeout } => {
+                if now >= outage.due && self.running.len() < RUNNING_MAX {
+                    outage.due = now + LOST_AFTER;
+                    self.begin(backend, program.clone(), *timeout);
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, backend: &Arc<Backend>, program: PathBuf, timeout: Duration) {
+        tracing::warn!(backend = %backend.name(), program = %program.display(), "the fence is run");
+        let backend = Arc::clone(backend);
+        self.running.spawn(async move {
+            let result = hook::run(&program, &environment(&backend), timeout).await;
+            Ended { backend, result }
+        });
+    }
+
+    fn take_ended(&mut self, now: Instant) {
+        while let Some(ended) = self.running.try_join_next() {
+            if let Ok(Ended { backend, result }) = ended {
+                self.on_ended(&backend, result, now);
+            }
+        }
+    }
+
+    fn on_ended(&mut self, backend: &Arc<Backend>, result: Result<(), HookError>, now: Instant) {
+        backend.metrics.fenced(result.as_ref().map_or_else(HookError::reason, |()| "ok"));
+        // One that is back has its users again, and may have new sessions.
+        let Some(outage) = self.outages.get_mut(backend.name()) else { return };
+        match result {
+            Ok(()) => {
+                tracing::warn!(backend = %backend.name(), "the backend is fenced");
+                outage.fenced = true;
+                self.release(backend);
+            }
+            Err(error) => {
+                let doubled = PAUSE * 2_u32.saturating_pow(outage.failures.min(10));
+                outage.failures = outage.failures.saturating_add(1);
+                outage.due = now + doubled.min(PAUSE_MAX).mul_f64(0.75 + fastrand::f64() / 2.0);
+                tracing::error!(backend = %backend.name(), %error, "the fence failed");
+            }
+        }
+    }
+
+    /// The backend's users are bound to it no longer, and those whose connections stand still
+    /// are let go, over some time.
+    fn release(&self, backend: &Backend) {
+        self.shared.registry.fenced(backend.name());
+        let rows = self.shared.registry.sessions_of_backend(backend.name());
+        let sessions: Vec<SessionHandle> = rows.into_iter().map(|row| row.handle).collect();
+        let spread = self.shared.snapshot.load().config.upstream.disconnect_spread;
+        let ending = Ending {
+            reason: CloseReason::Fenced,
+            bye: BYE,
+            border: Border::Response,
+            spread,
+            grace: Duration::ZERO,
+            backend_is_gone: true,
+        };
+        let workers = Arc::clone(&self.workers);
+        tokio::spawn(async move { workers.end_sessions(&sessions, ending).await });
+    }
+}
+
+/// What a program is told.
+fn environment(backend: &Backend) -> [(&'static str, String); 5] {
+    let addresses = backend.addresses.current();
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    [
+        ("POINTSMAN_SHARD", backend.shard.name.to_string()),
+        ("POINTSMAN_BACKEND", backend.name().to_string()),
+        ("POINTSMAN_HOST", backend.config.host.clone()),
+        ("POINTSMAN_PORT", backend.config.port.to_string()),
+        ("POINTSMAN_ADDRESSES", addresses.join(" ")),
+    ]
+}

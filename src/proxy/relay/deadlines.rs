@@ -1,0 +1,62 @@
+//! What a relayed session does when a time has passed.
+
+use std::future::Future;
+use std::task::Context;
+
+use tokio::time::Instant;
+
+use crate::metrics::Limit;
+use crate::proxy::orders::{CloseReason, Order};
+use crate::proxy::relay::Relay;
+use crate::proxy::relay::side::{Reading, Writing};
+
+impl Relay {
+    /// Gives up waiting where a deadline has passed, and arms the timer for the next.
+    pub(super) fn poll_deadlines(&mut self, cx: &mut Context<'_>, order: Option<Order>) -> bool {
+        let Some(next) = self.next_deadline(order) else {
+            self.timer = None;
+            return false;
+        };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
+        if timer.deadline() != next {
+            timer.as_mut().reset(next);
+        }
+        if timer.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.timer = None;
+        self.pass_deadlines(Instant::now());
+        true
+    }
+
+    fn next_deadline(&self, order: Option<Order>) -> Option<Instant> {
+        let client = self.client.until.filter(|_| !self.client_done());
+        let upstream = self.upstream.until.filter(|_| self.upstream.reading != Reading::Ended);
+        let order = order.filter(|_| self.reason.is_none()).map(|order| {
+            if Instant::now() < order.bye_from { order.bye_from } else { order.until }
+        });
+        let idle = self.idle.filter(|_| self.reason.is_none()).map(|limit| self.last_bytes + limit);
+        let parting = self.parting.at().filter(|_| self.client.until.is_none());
+        [client, upstream, order, idle, parting].into_iter().flatten().min()
+    }
+
+    fn pass_deadlines(&mut self, now: Instant) {
+        if self.idle.is_some_and(|limit| now >= self.last_bytes + limit) {
+            self.observer.metrics().sessions.limit_hit(Limit::Idle);
+            self.end(CloseReason::IdleLimit, Some("[UNAVAILABLE] Idle for too long."));
+        }
+        if self.parting.at().is_some() && self.client.until.is_none() {
+            self.let_client_go();
+        }
+        if self.client.until.is_some_and(|until| now >= until) {
+            self.to_client.clear();
+            self.client.reading = Reading::Ended;
+            self.client.writing = Writing::Shut;
+        }
+        if self.upstream.until.is_some_and(|until| now >= until)
+            && self.upstream.reading != Reading::Ended
+        {
+            self.upstream_ended(false);
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! The backends of one configuration, with the little that is learnt about each.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::time::Instant;
+
+use crate::config::{self, Balance, CheckMode, Config, Failover, ShardKind};
+use crate::metrics::{BackendHandles, BackendState, Metrics, ShardHandles};
+use crate::names::{BackendId, ShardId, UserName};
+use crate::net::resolve::{Addresses, Resolver};
+use crate::net::tls::{ClientTls, TlsError, TrustStores};
+use crate::protocol::capability::CapabilityFilter;
+use crate::routing::Route;
+use crate::sasl::Mechanism;
+use crate::upstream::capacity::{Gate, GateSettings, Seat, Seats};
+use crate::upstream::check::Learnt;
+use crate::upstream::choice::{self, Candidate, Candidates, SHARE_FULL};
+use crate::upstream::cuts::Cuts;
+use crate::upstream::dial::DialError;
+use crate::upstream::health::{Health, Hysteresis, Status};
+use crate::upstream::login::LoginError;
+
+pub use crate::config::AdminState;
+
+/// One backend as configured, ready to be dialled.
+#[derive(Debug)]
+pub struct Backend {
+    /// What the configuration says of it.
+    pub config: config::Backend,
+    /// The shard it belongs to.
+    pub shard: Arc<Shard>,
+    /// How its leg is encrypted; `None` for clear text.
+    pub tls: Option<ClientTls>,
+    /// Where it is, by the last good answer.
+    pub addresses: Addresses,
+    /// Its metrics.
+    pub metrics: Arc<BackendHandles>,
+    gate: Arc<Gate>,
+    state: Arc<State>,
+}
+
+/// What outlives a reload: it belongs to the server, not to the file.
+#[derive(Debug)]
+struct State {
+    origin: Instant,
+    /// Milliseconds since `origin` until which new users are sent elsewhere.
+    skipped_until: AtomicU64,
+    /// A bit for each kind of misfit between configuration and backend that was told.
+    told: AtomicU32,
+    /// Where nothing is checked: milliseconds since `origin` until which it is believed to
+    /// be down.
+    down_until: AtomicU64,
+    /// The judgement of checks and logins.
+    health: Mutex<Health>,
+    /// Whether that says down, for those who must not wait.
+    down: AtomicBool,
+    /// Milliseconds since `origin` when it rose last; 0 where it never fell.
+    risen_at: AtomicU64,
+    /// Its sessions.
+    seats: Seats,
+    /// Those that it ended lately.
+    cuts: Arc<Cuts>,
+    /// What the last good check learnt.
+    learnt: ArcSwapOption<Learnt>,
+    /// The address that the next dial begins with, where there are several.
+    first_address: ArcSwapOption<IpAddr>,
+    /// The state given at run time, as its place in [`AdminState::ALL`] and one; 0: none.
+    admin: AtomicU8,
+}
+
+/// Without a further failure a backend is believed down for this many times `skip_failed`:
+/// long enough that one that fails at every try does not seem to be up between two tries,
+/// and not for ever where nobody tries.
+const DOWN_FOR_SKIPS: u32 = 6;
+
+impl Backend {
+    /// The backend's name.
+    pub fn name(&self) -> &BackendId {
+        &self.config.name
+    }
+
+    /// What the operator lets it do: what was said at run time, else what the file says.
+    pub fn admin_state(&self) -> AdminState {
+        self.run_time_state().unwrap_or(self.config.state)
+    }
+
+    /// The state given at run time, where there is one.
+    pub fn run_time_state(&self) -> Option<AdminState> {
+        let place = usize::from(self.state.admin.load(Ordering::Acquire)).checked_sub(1)?;
+        AdminState::ALL.get(place).copied()
+    }
+
+    /// Gives it a state at run time, which all generations of its configuration share;
+    /// `None`: its file decides again.
+    pub fn set_admin_state(&self, state: Option<AdminState>) {
+        let place = AdminState::ALL.iter().position(|known| Some(*known) == state);
+        let stored = place.and_then(|place| u8::try_from(place + 1).ok()).unwrap_or(0);
+        self.state.admin.store(stored, Ordering::Release);
+        self.show_admin_state();
+    }
+
+    fn show_admin_state(&self) {
+        self.metrics.set_state(match self.admin_state() {
+            AdminState::Up => BackendState::Up,
+            AdminState::Drain => BackendState::Drain,
+            AdminState::Standby => BackendState::Standby,
+            AdminState::Down => BackendState::Down,
+        });
+    }
+
+    /// Notes that a login's connection could not be made: for `skip` users without sessions
+    /// here are sent to other backends first.
+    pub fn note_failure(&self, now: Instant, skip: Duration) {
+        let until = |time: Duration| self.state.millis(now + time);
+        self.state.skipped_until.store(until(skip), Ordering::Relaxed);
+        self.state.down_until.store(until(skip * DOWN_FOR_SKIPS), Ordering::Relaxed);
+        self.judge(now, Health::on_failure);
+        self.show_up(now);
+    }
+
+    /// Notes that a login's connection came to a greeting.
+    pub fn note_success(&self, now: Instant) {
+        self.state.serves();
+        self.judge(now, |health, _| {
+            health.on_success();
+            None
+        });
+        self.show_up(now);
+    }
+
+    /// Notes how a check ended. A good one that has seen the greeting also ends the time in
+    /// which new users are sent elsewhere.
+    pub fn note_check(&self, good: bool, now: Instant) {
+        if good && self.config.check.mode > CheckMode::Connect {
+            self.state.serves();
+        }
+        self.judge(now, |health, hysteresis| health.on_check(good, hysteresis));
+        self.show_up(now);
+    }
+
+    /// Whether checks, and connections of logins, say that it does not serve. Never where
+    /// nothing is checked: nobody would find out that it is back.
+    pub fn is_down(&self) -> bool {
+        self.config.check.is_on() && self.state.down.load(Ordering::Relaxed)
+    }
+
+    /// Whether new users are sent elsewhere, where they can.
+    pub fn fails(&self, now: Instant) -> bool {
+        self.is_down() || self.skipped(now)
+    }
+
+    /// A place for one more session, where it may have one.
+    pub fn take_seat(&self) -> Option<Seat> {
+        self.state.seats.take(self.config.sessions_max)
+    }
+
+    /// The sessions that it ended lately.
+    pub fn cuts(&self) -> &Arc<Cuts> {
+        &self.state.cuts
+    }
+
+    /// Where its logins wait their turn.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// What the last good check learnt.
+    pub fn learnt(&self) -> Option<Arc<Learnt>> {
+        self.state.learnt.load_full()
+    }
+
+    /// Keeps what a good check learnt.
+    pub fn learn(&self, learnt: Learnt) {
+        self.state.learnt.store(Some(Arc::new(learnt)));
+    }
+
+    /// Hands one event to the judgement and notes where that turned.
+    fn judge(&self, now: Instant, event: impl FnOnce(&mut Health, Hysteresis) -> Option<Status>) {
+        let check = &self.config.check;
+        if !check.is_on() {
+            return;
+        }
+        let hysteresis = Hysteresis { rise: check.rise, fall: check.fall };
+        let mut health = self.state.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let turned = event(&mut health, hysteresis);
+        self.state.down.store(health.status() == Status::Down, Ordering::Relaxed);
+        if turned == Some(Status::Up) {
+            self.state.risen_at.store(self.state.millis(now).max(1), Ordering::Relaxed);
+        }
+    }
+
+    /// The part of its weight that counts, in percent: after it rose it grows from 1 to
+    /// [`SHARE_FULL`] over the shard's `slow_start`.
+    fn share(&self, now: Instant) -> u32 {
+        let risen_at = self.state.risen_at.load(Ordering::Relaxed);
+        let ramp = u64::try_from(self.shard.slow_start.as_millis()).unwrap_or(u64::MAX);
+        let since = self.state.millis(now).saturating_sub(risen_at);
+        if risen_at == 0 || since >= ramp {
+            return SHARE_FULL;
+        }
+        let percent = since.saturating_mul(u64::from(SHARE_FULL)) / ramp;
+        u32::try_from(percent).unwrap_or(SHARE_FULL).max(1)
+    }
+
+    /// Whether the operator has not been told of this failure yet. What only a change of
+    /// configuration ends is told once, everything else each time.
+    pub fn is_news(&self, error: &DialError) -> bool {
+        let DialError::Login(error) = error else { return true };
+        let kind = match error {
+            LoginError::NotListed(mechanism) => {
+                Mechanism::ALL.iter().position(|known| known == mechanism).unwrap_or_default()
+            }
+            LoginError::ChannelBinding => Mechanism::ALL.len(),
+            LoginError::NoMechanism => Mechanism::ALL.len() + 1,
+            _ => return true,
+        };
+        let bit = 1_u32 << kind;
+        self.state.told.fetch_or(bit, Ordering::Relaxed) & bit == 0
+    }
+
+    /// Shows its state, and whether it is believed to serve: as checks judge. Where nothing
+    /// is checked: not from a failed connection on until one succeeds, or until so long nobody
+    /// has failed there that nothing speaks against it.
+    pub fn show_up(&self, now: Instant) {
+        let failed = self.state.millis(now) < self.state.down_until.load(Ordering::Relaxed);
+        let down = if self.config.check.is_on() { self.is_down() } else { failed };
+        self.metrics.set_up(!down);
+        self.show_admin_state();
+    }
+
+    /// Its addresses in the order in which a dial tries them.
+    pub fn addresses_in_turn(&self) -> Vec<IpAddr> {
+        let mut addresses = Vec::clone(&self.addresses.current());
+        let first = self.state.first_address.load();
+        let place = first.as_ref().and_then(|first| addresses.iter().position(|at| *at == **first));
+        addresses.rotate_left(place.unwrap_or(0));
+        addresses
+    }
+
+    /// The next dial begins with that address.
+    pub fn begin_with(&self, address: IpAddr) {
+        let first = &self.state.first_address;
+        if first.load().as_deref() != Some(&address) {
+            first.store(Some(Arc::new(address)));
+        }
+    }
+
+    /// Whether it failed a moment ago.
+    pub fn skipped(&self, now: Instant) -> bool {
+        self.state.millis(now) < self.state.skipped_until.load(Ordering::Relaxed)
+    }
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            origin: Instant::now(),
+            skipped_until: AtomicU64::new(0),
+            told: AtomicU32::new(0),
+            down_until: AtomicU64::new(0),
+            health: Mutex::default(),
+            down: AtomicBool::new(false),
+            risen_at: AtomicU64::new(0),
+            seats: Seats::default(),
+            cuts: Arc::default(),
+            learnt: ArcSwapOption::empty(),
+            first_address: ArcSwapOption::empty(),
+            admin: AtomicU8::new(0),
+        }
+    }
+
+    /// It answered as a server does.
+    fn serves(&self) {
+        if self.skipped_until.load(Ordering::Relaxed) != 0 {
+            self.skipped_until.store(0, Ordering::Relaxed);
+            self.down_until.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A shard with what the relay needs of it.
+#[derive(Debug)]
+pub struct Shard {
+    /// Its name.
+    pub name: ShardId,
+    /// How users are spread.
+    pub kind: ShardKind,
+    /// In which order they are tried for a new user.
+    pub balance: Balance,
+    /// What becomes of users who may have sessions on one that is down.
+    pub failover: Failover,
+    /// How long the share of a backend that rose grows.
+    pub slow_start: Duration,
+    /// What is left of a backend's capability list for clients.
+    pub filter: CapabilityFilter,
+    /// Its metrics.
+    pub metrics: Arc<ShardHandles>,
+}
+
+/// All shards and backends of one configuration.
+#[derive(Debug, Default)]
+pub struct Upstreams {
+    shards: HashMap<ShardId, (Arc<Shard>, Vec<Arc<Backend>>)>,
+    backends: HashMap<BackendId, Arc<Backend>>,
+    /// Backends of former configurations that sessions still use: a user with open
+    /// sessions joins them even after a reload took the backend out of the file.
+    retired: HashMap<BackendId, Arc<Backend>>,
+}
+
+impl Upstreams {
+    /// Makes the backends of a configuration; what `former` learnt is kept by name.
+    pub fn build(
+        config: &Config,
+        former: &Self,
+        resolver: &Resolver,
+        metrics: &Metrics,
+    ) -> Result<Self, TlsError> {
+        let mut made = Self::default();
+        let mut stores = TrustStores::default();
+        for shard_config in &config.shards {
+            let shard = Arc::new(Shard {
+                name: shard_config.name.clone(),
+                kind: shard_config.kind,
+                balance: shard_config.balance,
+                failover: shard_config.failover.clone(),
+                slow_start: shard_config.slow_start,
+                filter: CapabilityFilter::new(shard_config.capabilities.as_deref()),
+                metrics: metrics.shard(&shard_config.name),
+            });
+            let mut backends = Vec::with_capacity(shard_config.backends.len());
+            for backend in &shard_config.backends {
+                let state = former.state_of(&backend.name);
+                let gate = GateSettings {
+                    logins_max: backend.logins_max,
+                    queue_max: config.upstream.login_queue,
+                    wait: config.upstream.login_queue_wait,
+                };
+                let made_backend = Arc::new(Backend {
+                    tls: ClientTls::for_backend_with(backend, &mut stores)?,
+                    addresses: resolver.follow(&backend.host),
+                    metrics: metrics.backend(&shard.name, &backend.name),
+                    config: backend.clone(),
+                    shard: Arc::clone(&shard),
+                    gate: former.gate_of(&backend.name, gate),
+                    state,
+                });
+                made.backends.insert(backend.name.clone(), Arc::clone(&made_backend));
+                backends.push(made_backend);
+            }
+            made.shards.insert(shard.name.clone(), (shard, backends));
+        }
+        made.retire_missing(former);
+        Ok(made)
+    }
+
+    /// Opens what the backends of a configuration name (authorities), keeps nothing, and
+    /// says what is wrong, a file that several backends name once.
+    pub fn faults(config: &Config) -> Vec<TlsError> {
+        let mut faults: Vec<TlsError> = Vec::new();
+        let mut stores = TrustStores::default();
+        let mut told = HashSet::new();
+        for backend in config.shards.iter().flat_map(|shard| &shard.backends) {
+            let loaded = ClientTls::for_backend_with(backend, &mut stores);
+            faults.extend(loaded.err().filter(|fault| told.insert(fault.to_string())));
+        }
+        faults
+    }
+
+    /// The gate that the backend had, where its bounds are the same: who passed it counts.
+    fn gate_of(&self, name: &BackendId, settings: GateSettings) -> Arc<Gate> {
+        let known = self.backends.get(name).or_else(|| self.retired.get(name));
+        let same = known.filter(|known| known.gate.settings() == settings);
+        same.map_or_else(|| Arc::new(Gate::new(settings)), |known| Arc::clone(&known.gate))
+    }
+
+    fn state_of(&self, name: &BackendId) -> Arc<State> {
+        let known = self.backends.get(name).or_else(|| self.retired.get(name));
+        known.map_or_else(|| Arc::new(State::new()), |known| Arc::clone(&known.state))
+    }
+
+    /// Keeps the backends that the file no longer names: at first all, for the logins under
+    /// way, then those with sessions. A session may hold the backend of any generation; the
+    /// state is what all of them share.
+    fn retire_missing(&mut self, former: &Self) {
+        let in_use = |backend: &Arc<Backend>| {
+            Arc::strong_count(backend) > 1 || Arc::strong_count(&backend.state) > 1
+        };
+        let older = former.retired.iter().filter(|(_, backend)| in_use(backend));
+        let missing = former
+            .backends
+            .iter()
+            .chain(older)
+            .filter(|(name, _)| !self.backends.contains_key(*name))
+            .map(|(name, backend)| (name.clone(), Arc::clone(backend)));
+        self.retired = missing.collect();
+    }
+
+    /// The backend of that name, also one of a former configuration while sessions
+    /// still use it.
+    pub fn backend(&self, name: &BackendId) -> Option<Arc<Backend>> {
+        self.backends.get(name).cloned().or_else(|| self.retired.get(name).cloned())
+    }
+
+    /// All backends of the present configuration.
+    pub fn backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        self.backends.values()
+    }
+
+    /// The shards with their backends.
+    pub fn shards(&self) -> impl Iterator<Item = (&Arc<Shard>, &[Arc<Backend>])> {
+        self.shards.values().map(|(shard, backends)| (shard, backends.as_slice()))
+    }
+
+    /// The same, and those of former configurations that are still kept.
+    pub fn all_backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        self.backends.values().chain(self.retired.values())
+    }
+
+    /// The backends of a shard in file order; none when there is no such shard.
+    pub fn of_shard(&self, shard: &ShardId) -> &[Arc<Backend>] {
+        self.shards.get(shard).map_or(&[], |(_, backends)| backends)
+    }
+
+    /// The backends that may take new sessions of a route, in the order of trying.
+    pub fn candidates_of(&self, route: &Route, now: Instant) -> Candidates {
+        let mut candidates = self.candidates(&route.shard, &route.routing_key, now);
+        if let Some(only) = &route.backend {
+            candidates.first.append(&mut candidates.standby);
+            candidates.first.retain(|candidate| candidate == only);
+        }
+        candidates
+    }
+
+    /// The shard's backends that may take a new user, in the order of trying for that key;
+    /// none when there is no such shard.
+    pub fn candidates(&self, shard: &ShardId, key: &UserName, now: Instant) -> Candidates {
+        let Some((shard, backends)) = self.shards.get(shard) else {
+            return Candidates::default();
+        };
+        let list: Vec<Candidate<'_>> = backends
+            .iter()
+            .map(|backend| Candidate {
+                name: backend.name(),
+                weight: backend.config.weight,
+                share: backend.share(now),
+                state: backend.admin_state(),
+                skipped: backend.skipped(now),
+                down: backend.is_down(),
+                sessions: backend.state.seats.taken(),
+                full: backend
+                    .config
+                    .sessions_max
+                    .is_some_and(|max| backend.state.seats.taken() >= max),
+            })
+            .collect();
+        choice::candidates(shard.balance, key, &list)
+    }
+}

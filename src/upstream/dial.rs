@@ -1,0 +1,471 @@
+//! Reaching one backend and logging in there: TCP, PROXY header, TLS, greeting, login.
+//!
+//! In two steps, because between them the caller confirms with the registry that the
+//! user still belongs to this backend: [`open`] goes up to the moment before the
+//! credentials are sent, [`Opened::log_in`] sends them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::{Forward, Silence, TlsMode};
+use crate::names::Secret;
+use crate::net::proxy_header::{self, Addresses, ProxyHeader, ProxyTls};
+use crate::net::sockets;
+use crate::net::stream::Stream;
+use crate::net::tls::HandshakeError;
+use crate::protocol::capability::Capabilities;
+use crate::upstream::backends::Backend;
+use crate::upstream::conversation::Conversation;
+use crate::upstream::login::{Approach, Greeting, Leg, LoggedIn, Login, LoginError, Plan, Step};
+
+/// Least time for one of a backend's addresses: a SYN may be lost once.
+const ADDRESS_TIME_MIN: Duration = Duration::from_millis(1_200);
+
+/// A connection to a backend on which a login may begin.
+#[derive(Debug)]
+pub(super) struct Greeted {
+    conversation: Conversation,
+    greeting: Greeting,
+    connect: Duration,
+    connected: Instant,
+}
+
+/// A connection to a backend, ready for the credentials.
+#[derive(Debug)]
+pub struct Opened {
+    conversation: Conversation,
+    login: Login,
+    credentials: Secret,
+    deadline: Instant,
+    /// Waited for the backend since the credentials.
+    auth: Duration,
+    /// How long TCP and TLS took.
+    pub connect: Duration,
+    /// How long the backend took from there until it was ready for credentials.
+    pub greeting: Duration,
+}
+
+/// A session at a backend.
+#[derive(Debug)]
+pub struct Joined {
+    /// The connection.
+    pub stream: Stream,
+    /// Bytes the backend sent behind its answer; they belong to the client.
+    pub leftover: Vec<u8>,
+    /// The backend's answer.
+    pub answer: LoggedIn,
+    /// From the credentials to the answer, the client's own time in an exchange left out.
+    pub auth: Duration,
+}
+
+/// What a backend says to a login.
+#[derive(Debug)]
+pub enum Turn {
+    /// It took it.
+    Joined(Joined),
+    /// It asks the client.
+    Challenge(Box<Challenged>),
+}
+
+/// A login in which the client has the word.
+#[derive(Debug)]
+pub struct Challenged {
+    opened: Opened,
+    since: Instant,
+    /// What the backend says, base64 taken off.
+    pub challenge: Secret,
+}
+
+/// A login whose credentials were sent and that did not go well.
+#[derive(Debug)]
+pub struct Lost {
+    /// Why.
+    pub error: DialError,
+    /// The connection, on which the backend may yet show its end.
+    pub socket: TcpStream,
+}
+
+/// Why a backend could not be joined.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Its name has no address (yet).
+    #[error("no address is known for the backend's host name")]
+    NoAddress,
+    /// The deadline passed.
+    #[error("no answer in time")]
+    Timeout,
+    /// TCP said no, or the connection broke.
+    #[error("the connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// The backend closed the connection.
+    #[error("the backend closed the connection")]
+    Closed,
+    /// The TLS handshake failed.
+    #[error("TLS with the backend failed: {0}")]
+    Tls(#[from] HandshakeError),
+    /// The configuration has no TLS for a leg that needs it.
+    #[error("the backend leg has no TLS settings")]
+    NoTls,
+    /// The backend sent a line that is too long.
+    #[error("the backend sent a line of more than 8 KiB")]
+    LineTooLong,
+    /// The login itself failed.
+    #[error(transparent)]
+    Login(#[from] LoginError),
+}
+
+impl DialError {
+    /// The metric's `reason`.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::NoAddress => "resolve",
+            Self::Timeout => "timeout",
+            Self::Io(_) => "connect",
+            Self::Closed => "closed",
+            Self::Tls(error) if error.is_untrusted() => "untrusted",
+            Self::Tls(_) | Self::NoTls => "tls",
+            Self::LineTooLong => "protocol",
+            Self::Login(error) => error.reason(),
+        }
+    }
+
+    /// Whether it says that the backend is out of order, so that others are tried first
+    /// for a while, as they also are after a certificate that failed. A refusal is an
+    /// answer; a missing mechanism is a matter of configuration.
+    pub const fn is_outage(&self) -> bool {
+        match self {
+            Self::Login(error) => {
+                !matches!(error, LoginError::Rejected(_)) && !error.is_about_mechanisms()
+            }
+            Self::NoTls => false,
+            _ => true,
+        }
+    }
+
+    /// Whether the connection's end was seen, so that the backend has nothing of it left.
+    /// One that the system gave up because nobody answered is not such an end.
+    pub fn is_end(&self) -> bool {
+        match self {
+            Self::Closed | Self::Login(LoginError::Bye) => true,
+            Self::Io(error) => matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::UnexpectedEof
+            ),
+            _ => false,
+        }
+    }
+
+    /// Whether the backend itself ended the login with its answer.
+    pub const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Login(LoginError::Rejected(_) | LoginError::Cancelled))
+    }
+
+    /// Whether another backend of the shard may be tried. A certificate that fails is
+    /// an attack or a wrong configuration, not an outage: no.
+    pub const fn another_try_helps(&self) -> bool {
+        match self {
+            Self::NoAddress | Self::Timeout | Self::Io(_) | Self::Closed | Self::LineTooLong => {
+                true
+            }
+            Self::Tls(error) => !error.is_untrusted(),
+            Self::Login(error) => !matches!(
+                error,
+                LoginError::Rejected(_) | LoginError::NotListed(_) | LoginError::ChannelBinding
+            ),
+            Self::NoTls => false,
+        }
+    }
+}
+
+/// What is told of the client's connection where the backend wants a PROXY header.
+#[derive(Debug, Clone)]
+pub struct ClientAddresses {
+    /// The client's address and port.
+    pub remote: SocketAddr,
+    /// The address and port it connected to.
+    pub local: SocketAddr,
+    /// The name it asked for in TLS (SNI).
+    pub server_name: Option<String>,
+    /// Whether its leg is encrypted.
+    pub tls: bool,
+    /// Its TLS version, such as `TLSv1.3`, where this proxy ended TLS.
+    pub tls_version: Option<&'static str>,
+    /// IANA's name of its cipher suite, where this proxy ended TLS.
+    pub tls_cipher: Option<&'static str>,
+    /// Whether a PROXY header came with it.
+    pub proxied: bool,
+    /// The session's id.
+    pub session: String,
+}
+
+/// Whom a connection is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Origin<'a> {
+    /// A client.
+    Client(&'a ClientAddresses),
+    /// The proxy itself: a PROXY header says LOCAL.
+    Proxy,
+}
+
+/// Bounds in time on one dial.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Of all up to the credentials.
+    pub ready: Instant,
+    /// Of the whole login.
+    pub login: Instant,
+    /// Of the system at the other end, from then on.
+    pub silence: Silence,
+}
+
+/// Connects to the backend and goes on until the next thing to send are the credentials.
+pub async fn open(
+    backend: &Backend,
+    (tag_prefix, plan): (String, Plan),
+    client: &ClientAddresses,
+    bounds: Bounds,
+) -> Result<Opened, DialError> {
+    let work = async {
+        let origin = Origin::Client(client);
+        let greeted = greet(backend, origin, tag_prefix, (bounds.ready, bounds.silence)).await?;
+        greeted.begin(plan, bounds.login).await
+    };
+    timeout_at(bounds.ready, work).await.map_err(|_| DialError::Timeout)?
+}
+
+/// Connects and goes as far as the backend's TLS where it comes first. The caller bounds the
+/// whole; `deadline` is for sharing the time among the backend's addresses.
+pub(super) async fn reach(
+    backend: &Backend,
+    origin: Origin<'_>,
+    deadline: Instant,
+    silence: Silence,
+) -> Result<Conversation, DialError> {
+    let mut tcp = connect(backend, deadline).await?;
+    sockets::tune(&tcp, silence)?;
+    if backend.config.forward == Forward::ProxyV2 {
+        tcp.write_all(&announcement(origin)).await?;
+    }
+    let stream = match backend.config.tls {
+        TlsMode::Implicit => backend.tls.as_ref().ok_or(DialError::NoTls)?.connect(tcp).await?,
+        TlsMode::Starttls | TlsMode::None => Stream::Plain(tcp),
+    };
+    Ok(Conversation::new(stream))
+}
+
+/// Connects and goes on until a login could begin. The caller bounds the whole.
+pub(super) async fn greet(
+    backend: &Backend,
+    origin: Origin<'_>,
+    tag_prefix: String,
+    (deadline, silence): (Instant, Silence),
+) -> Result<Greeted, DialError> {
+    let start = Instant::now();
+    let mut conversation = reach(backend, origin, deadline, silence).await?;
+    let connected = Instant::now();
+    let leg = Leg { tls: backend.config.tls, pipelining: backend.config.pipelining, tag_prefix };
+    let mut greeting = Greeting::new(leg);
+    loop {
+        let line = conversation.line().await?;
+        let step = greeting.on_line(line.text(conversation.inbox()))?;
+        conversation.take(&line);
+        match step {
+            Approach::Read => {}
+            Approach::Send(bytes) => conversation.send(&bytes).await?,
+            Approach::StartTls => {
+                conversation = conversation.secure(backend.tls.as_ref()).await?;
+                conversation.send(&greeting.secured()).await?;
+            }
+            Approach::Ready => break,
+        }
+    }
+    Ok(Greeted { conversation, greeting, connect: connected - start, connected })
+}
+
+impl Greeted {
+    /// What the backend lists before a login.
+    pub(super) fn capabilities(&self) -> Option<&Capabilities> {
+        self.greeting.capabilities()
+    }
+
+    /// The connection, for who does not log in.
+    pub(super) fn into_conversation(self) -> Conversation {
+        self.conversation
+    }
+
+    /// Goes on until the next thing to send are the credentials. The caller bounds it;
+    /// `deadline` is that of the whole login.
+    pub(super) async fn begin(self, plan: Plan, deadline: Instant) -> Result<Opened, DialError> {
+        let Self { mut conversation, greeting, connect, connected } = self;
+        let mut login = Login::new(greeting, plan);
+        let mut step = login.begin()?;
+        let credentials = loop {
+            match step {
+                Step::Read => {}
+                Step::Send(bytes) if login.credentials_sent() => break bytes,
+                Step::Send(bytes) => conversation.send(bytes.expose()).await?,
+                Step::Done(_) | Step::Challenge(_) => {
+                    let what = "a login without credentials";
+                    return Err(LoginError::Protocol { what }.into());
+                }
+            }
+            step = next_step(&mut conversation, &mut login).await?;
+        };
+        let greeting = connected.elapsed();
+        let auth = Duration::ZERO;
+        Ok(Opened { conversation, login, credentials, deadline, auth, connect, greeting })
+    }
+}
+
+/// Reads the backend's next line and hands it to the login.
+async fn next_step(conversation: &mut Conversation, login: &mut Login) -> Result<Step, DialError> {
+    let line = conversation.line().await?;
+    let step = login.on_line(line.text(conversation.inbox()))?;
+    conversation.take(&line);
+    Ok(step)
+}
+
+impl Opened {
+    /// Sends the credentials, or the first message of an exchange, and waits for what the
+    /// backend says to it.
+    pub async fn log_in(mut self) -> Result<Turn, Box<Lost>> {
+        let credentials = std::mem::take(&mut self.credentials);
+        self.say(&credentials).await
+    }
+
+    async fn say(mut self, bytes: &Secret) -> Result<Turn, Box<Lost>> {
+        let start = Instant::now();
+        let work = converse(&mut self.conversation, &mut self.login, bytes);
+        let said = timeout_at(self.deadline, work).await.unwrap_or(Err(DialError::Timeout));
+        self.auth += start.elapsed();
+        match said {
+            Ok(Word::Challenge(challenge)) => {
+                let challenged = Challenged { opened: self, since: Instant::now(), challenge };
+                Ok(Turn::Challenge(Box::new(challenged)))
+            }
+            Ok(Word::Taken(answer)) => {
+                let (stream, leftover) = self.conversation.into_parts();
+                Ok(Turn::Joined(Joined { stream, leftover, answer, auth: self.auth }))
+            }
+            Err(error) => Err(Box::new(self.lost(error))),
+        }
+    }
+
+    fn lost(self, error: DialError) -> Lost {
+        Lost { error, socket: self.conversation.into_parts().0.into_tcp() }
+    }
+}
+
+/// A backend's word in a login that goes well.
+enum Word {
+    Challenge(Secret),
+    Taken(LoggedIn),
+}
+
+/// Says something of a login and goes on until the backend's word on it.
+async fn converse(
+    conversation: &mut Conversation,
+    login: &mut Login,
+    bytes: &Secret,
+) -> Result<Word, DialError> {
+    conversation.send(bytes.expose()).await?;
+    loop {
+        match next_step(conversation, login).await? {
+            Step::Read => {}
+            Step::Send(bytes) => conversation.send(bytes.expose()).await?,
+            Step::Challenge(challenge) => return Ok(Word::Challenge(challenge)),
+            Step::Done(answer) => return Ok(Word::Taken(answer)),
+        }
+    }
+}
+
+impl Challenged {
+    /// Passes the client's message on and waits for what the backend says to it.
+    pub async fn answer(self: Box<Self>, message: &Secret) -> Result<Turn, Box<Lost>> {
+        let mut opened = self.resumed();
+        let line = opened.login.answer(message);
+        opened.say(&line).await
+    }
+
+    /// Tells the backend that the client gave up, waits for its word and leaves. Gives what
+    /// became of it; [`LoginError::Cancelled`] is how it should be.
+    pub async fn cancel(self: Box<Self>) -> Lost {
+        let mut opened = self.resumed();
+        let line = opened.login.cancel();
+        let what = "a login in spite of the client";
+        match opened.say(&line).await {
+            Err(lost) => *lost,
+            Ok(Turn::Joined(joined)) => Lost {
+                error: LoginError::Protocol { what }.into(),
+                socket: joined.stream.into_tcp(),
+            },
+            Ok(Turn::Challenge(again)) => again.opened.lost(LoginError::Protocol { what }.into()),
+        }
+    }
+
+    /// The login's deadline is the backend's: it does not run while the client thinks.
+    fn resumed(self: Box<Self>) -> Opened {
+        let deadline = self.opened.deadline + self.since.elapsed();
+        Opened { deadline, ..self.opened }
+    }
+}
+
+/// Tries the backend's addresses in turn, beginning with the one that served last. Each
+/// gets its share of the time, so that a silent one does not use up that of the others;
+/// after a failure the next dial begins with the next address.
+async fn connect(backend: &Backend, deadline: Instant) -> Result<TcpStream, DialError> {
+    let mut failure = DialError::NoAddress;
+    let addresses = backend.addresses_in_turn();
+    for (tried, address) in addresses.iter().enumerate() {
+        if tried > 0 && Instant::now() >= deadline {
+            break;
+        }
+        let until = share_until(Instant::now(), deadline, addresses.len() - tried);
+        let dialled = TcpStream::connect(SocketAddr::new(*address, backend.config.port));
+        match timeout_at(until, dialled).await {
+            Ok(Ok(stream)) => {
+                backend.begin_with(*address);
+                return Ok(stream);
+            }
+            Ok(Err(error)) => failure = DialError::Io(error),
+            Err(_) => failure = DialError::Timeout,
+        }
+        let next = addresses.get(tried + 1).or(addresses.first()).unwrap_or(address);
+        backend.begin_with(*next);
+    }
+    Err(failure)
+}
+
+/// Until when one address is waited for where `addresses` share the time up to the
+/// deadline. Where they are many, the last ones are left to the next dial.
+fn share_until(now: Instant, deadline: Instant, addresses: usize) -> Instant {
+    let left = deadline.saturating_duration_since(now);
+    let sharers = u32::try_from(addresses).unwrap_or(u32::MAX).max(1);
+    now + (left / sharers).max(ADDRESS_TIME_MIN).min(left)
+}
+
+fn announcement(origin: Origin<'_>) -> Vec<u8> {
+    let header = match origin {
+        Origin::Client(client) => ProxyHeader {
+            addresses: Some(Addresses::new(client.remote, client.local)),
+            tls: client.tls.then_some(ProxyTls::WITHOUT_CERTIFICATE),
+            authority: client.server_name.clone(),
+            alpn: None,
+            unique_id: Some(client.session.clone().into_bytes()),
+        },
+        Origin::Proxy => ProxyHeader::default(),
+    };
+    let mut out = Vec::with_capacity(128);
+    proxy_header::encode_v2(&header, &mut out);
+    out
+}
+
+#[cfg(test)]
+mod tests;

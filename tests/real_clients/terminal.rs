@@ -1,0 +1,142 @@
+//! Programs that a person types at: s-nail in batch mode, alpine in a terminal of
+//! `expect`. Neither waits in IDLE.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::service::{Resident, difficult_mails, on_dovecot_and_cyrus, resident};
+use super::support::process::run;
+use super::support::programs::{Account, Security};
+use super::support::temporary_folder;
+
+/// What both leave behind: the third mail lies in `Archive`, the second is flagged.
+fn assert_moved_and_flagged(user: &Resident, mails: &[Vec<u8>]) {
+    user.assert_holds("Archive", &[(&mails[2], "")]);
+    let left: Vec<(&[u8], &str)> = (0..6)
+        .filter(|number| *number != 2)
+        .map(|number| (&mails[number][..], if number == 1 { "\\Flagged" } else { "" }))
+        .collect();
+    user.assert_holds("INBOX", &left);
+}
+
+/// The folders, a search, a mail written to a file, a flag, a move, the other folder.
+const S_NAIL_COMMANDS: &str = "\
+folders
+from @subject@\"difficult 3\"
+copy 2 mbox
+flag 2
+move 3 +Archive
+quit
+";
+
+fn s_nail_settings(way: &Account<'_>) -> String {
+    let starttls = match way.security {
+        Security::StartTls { .. } => "set imap-use-starttls",
+        _ => "",
+    };
+    format!(
+        "\
+set noheader crt=0 imap-auth=login imap-cache=
+set tls-ca-file={ca} tls-ca-no-defaults tls-verify=strict
+set folder={scheme}://{user}@localhost:{port}/
+set password-{user}@localhost:{port}={password}
+{starttls}
+",
+        ca = way.security.ca().unwrap().display(),
+        scheme = way.scheme(),
+        user = way.user,
+        port = way.address.port(),
+        password = way.password,
+    )
+}
+
+fn s_nail(way: &Account<'_>, folder: &Path) -> String {
+    let (rc, commands) = (folder.join("mailrc"), folder.join("commands"));
+    std::fs::write(&rc, s_nail_settings(way)).unwrap();
+    std::fs::write(&commands, S_NAIL_COMMANDS).unwrap();
+    let url = format!(
+        "{}://{}:{}@localhost:{}/INBOX",
+        way.scheme(),
+        way.user,
+        way.password,
+        way.address.port()
+    );
+    let output = Command::new("s-nail")
+        .args(["-:u", "-#", "-f", &url])
+        .env("MAILRC", &rc)
+        .env("HOME", folder)
+        .env("TERM", "dumb")
+        .current_dir(folder)
+        .stdin(Stdio::from(std::fs::File::open(&commands).unwrap()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+#[test]
+fn s_nail_lists_finds_copies_flags_and_moves() {
+    on_dovecot_and_cyrus(|shard| {
+        let user = resident(shard, "s-nail");
+        let mails = difficult_mails();
+        user.create("Archive");
+        user.put(&mails);
+        let way = if shard == "north" { user.starttls() } else { user.implicit() };
+        let folder = temporary_folder("s-nail");
+        let said = s_nail(&way, folder.path());
+        assert!(said.contains("Archive\n") && said.contains("difficult 3"), "{said}");
+        assert!(!said.contains("difficult 4"), "{said}");
+        let copied = std::fs::read(folder.path().join("mbox")).unwrap();
+        let copied = String::from_utf8(copied).unwrap();
+        assert!(
+            copied.contains("\n* BYE no answer\nt1 OK done\n+ go on\nt2 NO {12}\n"),
+            "{copied}"
+        );
+        assert_moved_and_flagged(&user, &mails);
+    });
+}
+
+fn alpine_settings(way: &Account<'_>) -> String {
+    let security = match way.security {
+        Security::Implicit { .. } => "ssl",
+        _ => "tls",
+    };
+    let server = format!("{{localhost:{}/{security}/user={}}}", way.address.port(), way.user);
+    format!(
+        "\
+user-domain=example.test
+inbox-path={server}INBOX
+folder-collections=far {server}[]
+feature-list=enable-flag-cmd,expunge-without-confirm,expunge-without-confirm-everywhere,\
+             quit-without-confirm,disable-password-file-saving
+last-version-used=6.61
+last-time-prune-questioned=226.11
+"
+    )
+}
+
+#[test]
+fn alpine_reads_flags_and_moves() {
+    on_dovecot_and_cyrus(|shard| {
+        let user = resident(shard, "alpine");
+        let mails = difficult_mails();
+        user.create("Archive");
+        user.put(&mails);
+        let way = if shard == "north" { user.implicit() } else { user.starttls() };
+        let folder = temporary_folder("alpine");
+        let rc = folder.path().join("pinerc");
+        std::fs::write(&rc, alpine_settings(&way)).unwrap();
+        let script = folder.path().join("session.exp");
+        std::fs::write(&script, include_str!("alpine.exp")).unwrap();
+        run(Command::new("expect")
+            .arg(&script)
+            .arg(&rc)
+            .arg(way.password)
+            .env("HOME", folder.path())
+            .env("TERM", "xterm")
+            .env("SSL_CERT_FILE", way.security.ca().unwrap()));
+        assert_moved_and_flagged(&user, &mails);
+    });
+}
