@@ -148,7 +148,7 @@ fn good_logins(proxy: &Pointsman) -> Vec<Duration> {
 /// Rounds with and without the attack, in turn; at least five, more while the machine's own
 /// noise hides the result.
 fn assert_served_under_attack(limits: &str) {
-    const KIB_A_CONNECTION: usize = 8;
+    const KIB_A_CONNECTION: usize = 12;
     let _alone = alone();
     let backend = Backend::ordinary();
     let mut proxy = start(&backend, limits);
