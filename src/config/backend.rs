@@ -1,7 +1,8 @@
 //! `shards.<name>.backends`: the IMAP servers.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -22,6 +23,16 @@ const WEIGHT_MAX: u32 = 1000;
 /// Logins in flight: enough for thousands a second at a healthy server, few enough for one
 /// that a herd comes back to.
 const LOGINS_MAX: u32 = 200;
+
+/// Descriptors that nobody uses yet; a few round trips' worth of logins is enough.
+const WARM_CONNECTIONS_MAX: u32 = 1000;
+/// Dovecot and Cyrus give a client more time than that to log in.
+const WARM_AGE: Duration = Duration::from_secs(60);
+const WARM_AGE_MIN: Duration = Duration::from_secs(1);
+const WARM_AGE_MAX: Duration = Duration::from_secs(1800);
+
+/// Each gives some 28,000 connections; more than 64 have no use on one machine.
+const SOURCE_ADDRESSES_MAX: usize = 64;
 
 const ADDRESS_FORM: &str =
     "a host name or IP address and a port such as \"imap1.example.org:993\" or \"[::1]:143\"";
@@ -60,6 +71,15 @@ pub struct Backend {
     pub sessions_max: Option<u32>,
     /// Most logins in flight; `None`: no bound. Default 200.
     pub logins_max: Option<u32>,
+    /// Connections kept ready for logins, TLS done and the greeting read, by this proxy;
+    /// `None` (default): each login makes its own.
+    pub warm_connections: Option<u32>,
+    /// Oldest warm connection that a login may take: below the time that the backend gives a
+    /// client to log in. Default 60 s.
+    pub warm_age_max: Duration,
+    /// Addresses of this machine that connections to the backend come from, in turn; empty
+    /// (default): the system chooses.
+    pub source_addresses: Vec<IpAddr>,
     /// How it is checked.
     pub check: HealthCheck,
 }
@@ -161,6 +181,9 @@ pub(super) struct RawBackend {
     proxyauth: Option<Text>,
     sessions_max: Option<Text>,
     logins_max: Option<Text>,
+    warm_connections: Option<Text>,
+    warm_age_max: Option<Text>,
+    source_addresses: Option<Vec<Text>>,
     check: Option<Spanned<RawHealthCheck>>,
 }
 
@@ -193,6 +216,11 @@ impl RawBackend {
                 Some(check.number("logins_max", text.as_ref(), 1..=SESSIONS_MAX, LOGINS_MAX))
             }
         };
+        let warm_connections = self.warm_connections(forward, check);
+        let warm_age_max = self.warm_age_max.as_ref();
+        let warm_age_max =
+            check.duration("warm_age_max", warm_age_max, WARM_AGE_MIN..=WARM_AGE_MAX, WARM_AGE);
+        let source_addresses = sources(self.source_addresses.as_deref(), check);
         let address = check.required("address", self.address.as_ref(), place, ADDRESS_FORM)?;
         let address_parts = parse_host_port(&address.value);
         if address_parts.is_none() {
@@ -225,8 +253,25 @@ impl RawBackend {
             proxyauth,
             sessions_max,
             logins_max,
+            warm_connections,
+            warm_age_max,
+            source_addresses,
             check: health,
         })
+    }
+
+    /// A PROXY header is the connection's first word and names the client: no connection can be
+    /// made before there is one.
+    fn warm_connections(&self, forward: Forward, check: &mut Check<'_>) -> Option<u32> {
+        let text = self.warm_connections.as_ref().filter(|text| text.value != "none")?;
+        let size = check.number("warm_connections", Some(text), 1..=WARM_CONNECTIONS_MAX, 1);
+        if forward == Forward::ProxyV2 {
+            let message =
+                "`warm_connections` with `forward: proxy_v2`: its header names the client";
+            check.refuse(text.defined, message, "`forward: id`, or no `warm_connections`");
+            return None;
+        }
+        Some(size)
     }
 
     /// In clear text nothing is verified: who asks for it believes in more than there is.
@@ -246,6 +291,25 @@ impl RawBackend {
             }
         }
     }
+}
+
+fn sources(texts: Option<&[Text]>, check: &mut Check<'_>) -> Vec<IpAddr> {
+    let texts = texts.unwrap_or_default();
+    if let Some(surplus) = texts.get(SOURCE_ADDRESSES_MAX) {
+        let message = format!("`source_addresses` has {} entries", texts.len());
+        check.refuse(surplus.defined, message, &format!("at most {SOURCE_ADDRESSES_MAX}"));
+        return Vec::new();
+    }
+    let mut sources = Vec::with_capacity(texts.len());
+    for text in texts {
+        match text.value.parse::<IpAddr>() {
+            Ok(address) if !address.is_unspecified() && !address.is_multicast() => {
+                sources.push(address);
+            }
+            _ => check.refuse_value("source_addresses", text, "an IP address of this machine"),
+        }
+    }
+    sources
 }
 
 fn check_host(text: &Text, check: &mut Check<'_>) -> Option<String> {

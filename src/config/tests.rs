@@ -612,6 +612,9 @@ fn the_defaults_in_the_example_are_the_defaults() {
     let capacity = |backend: &Backend| (backend.sessions_max, backend.logins_max);
     assert_eq!(capacity(&example.shards[0].backends[0]), (None, Some(200)));
     assert_eq!(capacity(&minimal.shards[0].backends[0]), (None, Some(200)));
+    let ahead = |backend: &Backend| (backend.warm_connections, backend.source_addresses.len());
+    assert_eq!(ahead(&example.shards[0].backends[0]), (Some(4), 2));
+    assert_eq!(ahead(&minimal.shards[0].backends[0]), (None, 0));
     assert_eq!(minimal.admin.address, None);
 }
 
@@ -633,6 +636,7 @@ fn the_defaults_are_those_of_the_documentation() {
         (upstream.login_queue_wait, 10),
         (upstream.disconnect_spread, 2),
         (config.shards[0].slow_start, 60),
+        (config.shards[0].backends[0].warm_age_max, 60),
         (config.shards[0].backends[0].check.interval, 5),
         (config.shards[0].backends[0].check.timeout, 3),
     ];

@@ -16,6 +16,7 @@ mod stated;
 mod status;
 mod users;
 mod users_map;
+mod warm;
 
 use std::collections::HashSet;
 use std::io;
@@ -287,6 +288,7 @@ impl Control {
             Arc::clone(&control.shared),
             Arc::clone(&control.workers),
         ));
+        tokio::spawn(warm::keep_forever(Arc::clone(&control.shared)));
         tokio::spawn(keep_fenced(Arc::clone(&control)));
         let (run_time, shared) = (Arc::clone(&control.run_time), Arc::clone(&control.shared));
         tokio::spawn(async move { run_time.follow(shared.as_ref()).await });

@@ -21,6 +21,8 @@ pub(super) struct BackendFamilies {
     failures: IntCounterVec,
     checks: IntCounterVec,
     fences: IntCounterVec,
+    warm: IntGaugeVec,
+    warm_looks: IntCounterVec,
 }
 
 impl BackendFamilies {
@@ -61,6 +63,16 @@ impl BackendFamilies {
                 "Runs of a backend's fence program, by result.",
                 &["shard", "backend", "result"],
             )?,
+            warm: families.gauges(
+                "pointsman_backend_warm_connections",
+                "Connections to a backend that are ready for a login.",
+                &["shard", "backend"],
+            )?,
+            warm_looks: families.counters(
+                "pointsman_backend_warm_looks_total",
+                "Logins that looked for a warm connection, by result.",
+                &["shard", "backend", "result"],
+            )?,
         })
     }
 }
@@ -80,6 +92,8 @@ pub struct BackendHandles {
     failures: Reasons,
     checks: Reasons,
     fences: Reasons,
+    warm: Series<IntGauge>,
+    warm_looks: Reasons,
 }
 
 impl BackendHandles {
@@ -97,6 +111,8 @@ impl BackendHandles {
             failures: Reasons::new(&families.failures, &labels),
             checks: Reasons::new(&families.checks, &labels),
             fences: Reasons::new(&families.fences, &labels),
+            warm: Series::unborn(),
+            warm_looks: Reasons::new(&families.warm_looks, &labels),
         }
     }
 
@@ -155,6 +171,19 @@ impl BackendHandles {
         self.fences.count(result);
     }
 
+    /// A login looked for a warm connection; `result` is `hit`, `empty` or `stale`.
+    pub fn looked_for_warm(&self, result: &'static str) {
+        self.warm_looks.count(result);
+    }
+
+    /// Sets how many warm connections are ready. The series is born with the first one.
+    pub fn set_warm(&self, ready: usize) {
+        let make = || self.families.warm.with_label_values(&self.labels());
+        if let Some(gauge) = self.warm.born(&self.life, make) {
+            gauge.set(i64::try_from(ready).unwrap_or(i64::MAX));
+        }
+    }
+
     fn labels(&self) -> [&str; 2] {
         [self.shard.as_str(), self.name.as_str()]
     }
@@ -175,9 +204,11 @@ impl Handles for BackendHandles {
         self.failures.end();
         self.checks.end();
         self.fences.end();
+        self.warm_looks.end();
         self.life.end(|| {
             // Removing a series that was never born is an error without meaning here.
             let _ = self.families.sessions.remove_label_values(&self.labels());
+            let _ = self.families.warm.remove_label_values(&self.labels());
             let _ = self.families.up.remove_label_values(&self.labels());
             let [shard, name] = self.labels();
             for state in BackendState::ALL {

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use rustls::{CipherSuite, CommonState, ProtocolVersion};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -108,6 +110,27 @@ impl Stream {
             Self::ServerTls(stream) => stream.into_tcp(),
             Self::ClientTls(stream) => stream.into_tcp(),
         }
+    }
+
+    /// Whether the other end has sent nothing that was not read, its end included. Looks at
+    /// the socket alone: what TLS holds back is not counted.
+    pub fn is_silent(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let looked = SockRef::from(self.tcp()).peek(&mut byte);
+        matches!(looked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// The same stream, its readiness told by the runtime of the caller from now on.
+    ///
+    /// # Errors
+    /// Where the socket cannot be registered there.
+    pub fn moved_here(self) -> io::Result<Self> {
+        let move_tcp = |tcp: TcpStream| TcpStream::from_std(tcp.into_std()?);
+        Ok(match self {
+            Self::Plain(stream) => Self::Plain(move_tcp(stream)?),
+            Self::ServerTls(stream) => Self::ServerTls(Box::new(stream.with_tcp(move_tcp)?)),
+            Self::ClientTls(stream) => Self::ClientTls(Box::new(stream.with_tcp(move_tcp)?)),
+        })
     }
 
     fn state(&self) -> Option<&CommonState> {

@@ -397,9 +397,11 @@ impl Attempt<'_> {
         let plan = (forward::tag_prefix(), self.plan(backend, way));
         let opened = dial::open(backend, plan, self.client.addresses, bounds).await?;
         let logins = &self.shared.metrics.logins;
-        logins.stage(Stage::Connect, opened.connect);
+        if let Some(connect) = opened.connect {
+            logins.stage(Stage::Connect, connect);
+            backend.metrics.connected(connect);
+        }
         logins.stage(Stage::Greeting, opened.greeting);
-        backend.metrics.connected(opened.connect);
         backend.note_success(Instant::now());
         Ok(opened)
     }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use crate::upstream::cuts::Cuts;
 use crate::upstream::dial::DialError;
 use crate::upstream::health::{Health, Hysteresis, Status};
 use crate::upstream::login::LoginError;
+use crate::upstream::warm::WarmPool;
 
 pub use crate::config::AdminState;
 
@@ -42,6 +43,8 @@ pub struct Backend {
     /// Its metrics.
     pub metrics: Arc<BackendHandles>,
     gate: Arc<Gate>,
+    /// Connections made ahead, where the configuration wants some.
+    warm: Option<WarmPool>,
     state: Arc<State>,
 }
 
@@ -70,6 +73,8 @@ struct State {
     learnt: ArcSwapOption<Learnt>,
     /// The address that the next dial begins with, where there are several.
     first_address: ArcSwapOption<IpAddr>,
+    /// Counts dials, so that source addresses take turns.
+    sources: AtomicUsize,
     /// The state given at run time, as its place in [`AdminState::ALL`] and one; 0: none.
     admin: AtomicU8,
 }
@@ -163,6 +168,21 @@ impl Backend {
     /// The sessions that it ended lately.
     pub fn cuts(&self) -> &Arc<Cuts> {
         &self.state.cuts
+    }
+
+    /// Its connections made ahead, where it has such.
+    pub fn warm(&self) -> Option<&WarmPool> {
+        self.warm.as_ref()
+    }
+
+    /// Shows how many warm connections are ready.
+    pub fn show_warm(&self, ready: usize) {
+        self.metrics.set_warm(ready);
+    }
+
+    /// The place among its source addresses that the next dial begins with.
+    pub fn next_source(&self) -> usize {
+        self.state.sources.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Where its logins wait their turn.
@@ -271,6 +291,7 @@ impl State {
             cuts: Arc::default(),
             learnt: ArcSwapOption::empty(),
             first_address: ArcSwapOption::empty(),
+            sources: AtomicUsize::new(0),
             admin: AtomicU8::new(0),
         }
     }
@@ -349,6 +370,9 @@ impl Upstreams {
                     tls: ClientTls::for_backend_with(backend, &mut stores)?,
                     addresses: resolver.follow(&backend.host),
                     metrics: metrics.backend(&shard.name, &backend.name),
+                    warm: backend
+                        .warm_connections
+                        .map(|size| WarmPool::new(size, backend.warm_age_max)),
                     config: backend.clone(),
                     shard: Arc::clone(&shard),
                     gate: former.gate_of(&backend.name, gate),

@@ -16,8 +16,6 @@ use crate::upstream::login::{LoginError, Plan};
 
 /// How long the backend's end is waited for after LOGOUT. It decides nothing.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// The tag of LOGOUT; no other command is open then.
-const LOGOUT: &[u8] = b"bye LOGOUT\r\n";
 /// How a check calls itself in ID before it logs in, so that a backend's log can tell it
 /// from people.
 const NAME: &str = "pointsman-check";
@@ -62,7 +60,7 @@ pub async fn check(backend: &Backend, silence: Silence) -> Result<Learnt, CheckE
     let (learnt, conversation) =
         timeout_at(deadline, work).await.map_err(|_| DialError::Timeout)??;
     // A backend that does not say goodbye has passed all the same.
-    let _ = timeout(FAREWELL, say_goodbye(conversation)).await;
+    let _ = timeout(FAREWELL, conversation.say_goodbye()).await;
     Ok(learnt)
 }
 
@@ -110,12 +108,6 @@ async fn plan(test_user: &TestUser) -> Result<Plan, CheckError> {
         proof: Proof::Credentials(credentials),
         needs_authzid: false,
     })
-}
-
-/// LOGOUT, so that the backend's log has no word of a broken connection.
-async fn say_goodbye(mut conversation: Conversation) -> std::io::Result<()> {
-    conversation.send(LOGOUT).await?;
-    conversation.read_away().await
 }
 
 /// Checks run on the control runtime, whose tasks move between threads.

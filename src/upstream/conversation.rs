@@ -11,6 +11,8 @@ use crate::upstream::login::LoginError;
 
 /// Longest line that a backend may send before its login is answered.
 const LINE_BYTES_MAX: usize = 8 * 1024;
+/// The tag of LOGOUT; no other command is open then.
+const LOGOUT: &[u8] = b"bye LOGOUT\r\n";
 /// First size of the inbox: most greetings fit.
 const INBOX_BYTES: usize = 1024;
 
@@ -83,13 +85,30 @@ impl Conversation {
     }
 
     /// Reads what comes and throws it away, until the backend's end.
-    pub(super) async fn read_away(&mut self) -> io::Result<()> {
+    async fn read_away(&mut self) -> io::Result<()> {
         loop {
             self.inbox.clear();
             if self.stream.read_buf(&mut self.inbox).await? == 0 {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether the backend has sent nothing more and has not ended the connection.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.inbox.is_empty() && self.stream.is_silent()
+    }
+
+    /// The same conversation on the runtime of the caller; `None` where its socket is broken.
+    pub(super) fn moved_here(self) -> Option<Self> {
+        Some(Self { stream: self.stream.moved_here().ok()?, inbox: self.inbox })
+    }
+
+    /// LOGOUT, so that the backend's log has no word of a broken connection, then what comes
+    /// until the backend's end. The caller bounds it.
+    pub(super) async fn say_goodbye(mut self) -> io::Result<()> {
+        self.send(LOGOUT).await?;
+        self.read_away().await
     }
 
     /// STARTTLS: nothing may stand behind the backend's OK.

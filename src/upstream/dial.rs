@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::{Forward, Silence, TlsMode};
@@ -22,6 +22,7 @@ use crate::protocol::capability::Capabilities;
 use crate::upstream::backends::Backend;
 use crate::upstream::conversation::Conversation;
 use crate::upstream::login::{Approach, Greeting, Leg, LoggedIn, Login, LoginError, Plan, Step};
+use crate::upstream::warm::Taken;
 
 /// Least time for one of a backend's addresses: a SYN may be lost once.
 const ADDRESS_TIME_MIN: Duration = Duration::from_millis(1_200);
@@ -31,7 +32,9 @@ const ADDRESS_TIME_MIN: Duration = Duration::from_millis(1_200);
 pub(super) struct Greeted {
     conversation: Conversation,
     greeting: Greeting,
-    connect: Duration,
+    /// How long TCP and TLS took; `None` where they were done ahead.
+    connect: Option<Duration>,
+    /// Since when this login waits for the backend on a connection that stands.
     connected: Instant,
 }
 
@@ -44,8 +47,8 @@ pub struct Opened {
     deadline: Instant,
     /// Waited for the backend since the credentials.
     auth: Duration,
-    /// How long TCP and TLS took.
-    pub connect: Duration,
+    /// How long TCP and TLS took; `None` on a warm connection.
+    pub connect: Option<Duration>,
     /// How long the backend took from there until it was ready for credentials.
     pub greeting: Duration,
 }
@@ -233,11 +236,30 @@ pub async fn open(
     bounds: Bounds,
 ) -> Result<Opened, DialError> {
     let work = async {
+        if let Some(greeted) = take_warm(backend) {
+            match greeted.begin(plan.clone(), bounds.login).await {
+                // The backend tired of it just now; of the client it has seen an ID at most.
+                Err(error) if error.is_end() => {}
+                result => return result,
+            }
+        }
         let origin = Origin::Client(client);
         let greeted = greet(backend, origin, tag_prefix, (bounds.ready, bounds.silence)).await?;
         greeted.begin(plan, bounds.login).await
     };
     timeout_at(bounds.ready, work).await.map_err(|_| DialError::Timeout)?
+}
+
+/// A warm connection of the backend, where it has one that is alive.
+fn take_warm(backend: &Backend) -> Option<Greeted> {
+    let pool = backend.warm()?;
+    let (greeted, result) = match pool.take(Instant::now()) {
+        Taken::Ready(greeted) => (Some(*greeted), "hit"),
+        Taken::Empty => (None, "empty"),
+        Taken::Stale => (None, "stale"),
+    };
+    backend.metrics.looked_for_warm(result);
+    greeted
 }
 
 /// Connects and goes as far as the backend's TLS where it comes first. The caller bounds the
@@ -286,13 +308,35 @@ pub(super) async fn greet(
             Approach::Ready => break,
         }
     }
-    Ok(Greeted { conversation, greeting, connect: connected - start, connected })
+    Ok(Greeted { conversation, greeting, connect: Some(connected - start), connected })
 }
 
 impl Greeted {
     /// What the backend lists before a login.
     pub(super) fn capabilities(&self) -> Option<&Capabilities> {
         self.greeting.capabilities()
+    }
+
+    /// How long TCP and TLS took.
+    pub(super) fn connect_time(&self) -> Duration {
+        self.connect.unwrap_or_default()
+    }
+
+    /// Whether the backend has sent nothing behind its greeting and has not ended.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.conversation.is_at_rest()
+    }
+
+    /// The same connection on the runtime of the caller, for a login that begins now; `None`
+    /// where the backend has ended it, or has said something meanwhile, which is how an end
+    /// begins.
+    pub(super) fn moved_here(self) -> Option<Self> {
+        if !self.is_at_rest() {
+            return None;
+        }
+        let Self { conversation, greeting, .. } = self;
+        let conversation = conversation.moved_here()?;
+        Some(Self { conversation, greeting, connect: None, connected: Instant::now() })
     }
 
     /// The connection, for who does not log in.
@@ -428,7 +472,7 @@ async fn connect(backend: &Backend, deadline: Instant) -> Result<TcpStream, Dial
             break;
         }
         let until = share_until(Instant::now(), deadline, addresses.len() - tried);
-        let dialled = TcpStream::connect(SocketAddr::new(*address, backend.config.port));
+        let dialled = connect_to(backend, SocketAddr::new(*address, backend.config.port));
         match timeout_at(until, dialled).await {
             Ok(Ok(stream)) => {
                 backend.begin_with(*address);
@@ -441,6 +485,39 @@ async fn connect(backend: &Backend, deadline: Instant) -> Result<TcpStream, Dial
         backend.begin_with(*next);
     }
     Err(failure)
+}
+
+/// Connects from whatever address the system chooses, or from the configured ones in turn: the
+/// next one too where the system has no port left on it.
+async fn connect_to(backend: &Backend, to: SocketAddr) -> io::Result<TcpStream> {
+    let sources = &backend.config.source_addresses;
+    if sources.is_empty() {
+        return TcpStream::connect(to).await;
+    }
+    let mut failure = io::Error::new(
+        io::ErrorKind::AddrNotAvailable,
+        "none of `source_addresses` is of the address's family",
+    );
+    let first = backend.next_source();
+    let in_turn = (0..sources.len()).filter_map(|next| sources.get((first + next) % sources.len()));
+    for source in in_turn.filter(|source| source.is_ipv4() == to.is_ipv4()) {
+        let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let connected = match socket.bind(SocketAddr::new(*source, 0)) {
+            Ok(()) => socket.connect(to).await,
+            Err(error) => Err(error),
+        };
+        match connected {
+            Err(error) if is_about_source(&error) => failure = error,
+            result => return result,
+        }
+    }
+    Err(failure)
+}
+
+/// Whether another source address may help: no port was left on this one, or the machine does
+/// not have it (any more).
+fn is_about_source(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
 }
 
 /// Until when one address is waited for where `addresses` share the time up to the

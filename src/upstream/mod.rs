@@ -11,3 +11,4 @@ pub mod cuts;
 pub mod dial;
 pub mod health;
 pub mod login;
+pub mod warm;

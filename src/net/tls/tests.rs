@@ -102,6 +102,9 @@ impl Lab {
             proxyauth: false,
             sessions_max: None,
             logins_max: None,
+            warm_connections: None,
+            warm_age_max: std::time::Duration::from_secs(60),
+            source_addresses: Vec::new(),
             check: crate::config::HealthCheck::default(),
         }
     }

@@ -156,6 +156,17 @@ impl<C: Connection> Session<C> {
         self.tcp
     }
 
+    /// The same connection over what `change` makes of its socket.
+    ///
+    /// # Errors
+    /// Those of `change`; the connection is gone then.
+    pub fn with_tcp(
+        self,
+        change: impl FnOnce(TcpStream) -> io::Result<TcpStream>,
+    ) -> io::Result<Self> {
+        Ok(Self { tcp: change(self.tcp)?, ..self })
+    }
+
     /// The socket below.
     pub fn tcp(&self) -> &TcpStream {
         &self.tcp
