@@ -12,6 +12,7 @@ use super::support::client::Client;
 use super::support::nginx::Nginx;
 use super::support::ordinary::Ordinary;
 use super::support::pointsman::Pointsman;
+use super::support::tls::Authority;
 use super::support::valve::{Flow, Valve};
 use super::support::{Stopwatch, free_port, wait_until};
 use super::troubles::Site;
@@ -303,6 +304,43 @@ fn names_add_no_header_and_the_next_server_is_asked() {
     for request in script.take_requests() {
         assert_eq!(request.matches("Auth-").count(), 5, "{request}");
         assert_eq!(header(&request, "Auth-Pass"), Some("pw%09with%20%250D%250A"));
+    }
+}
+
+#[test]
+fn over_https_the_certificate_must_be_signed_and_carry_the_name() {
+    let (backend, _logins) = backend();
+    let here =
+        format!("Auth-Status: OK\r\nAuth-Server: 127.0.0.1\r\nAuth-Port: {}", backend.port());
+    let script = Script::start(move |_, _| http(&here));
+    let stranger = Authority::new();
+    for (identity, good) in [
+        (AUTHORITY.issue(&["localhost"]), true),
+        (AUTHORITY.issue(&["elsewhere.example"]), false),
+        (stranger.issue(&["localhost"]), false),
+    ] {
+        let nginx = Nginx::https(script.address, &identity);
+        let proxy = Pointsman::start(&AUTHORITY, |places| {
+            format!(
+                "{}shards:\n  s: {{ kind: shared, backends: \
+                 [ {{ name: s1, address: \"{}\", tls: none }} ] }}\n\
+                 routing:\n  lookups:\n    - {{ auth_http: {{ urls: \
+                 [ \"https://localhost:{}/auth\" ], ca: \"{}\" }}, timeout: 5s }}\n",
+                places.head(),
+                backend.address(),
+                nginx.address().port(),
+                places.ca.display(),
+            )
+        });
+        let answer = outcome(&mut proxy.client(), "bob", "pw");
+        let asked = script.take_requests();
+        if good {
+            assert!(answer.starts_with("t OK"), "{answer}");
+            assert_eq!(header(&asked[0], "Auth-User"), Some("bob"));
+        } else {
+            assert!(answer.starts_with("t NO [UNAVAILABLE]"), "{answer}");
+            assert_eq!(asked, Vec::<String>::new(), "the password stays here");
+        }
     }
 }
 
