@@ -1,5 +1,6 @@
 //! A real name server, Debian's dnsmasq, on a free loopback port.
 
+use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
@@ -19,7 +20,7 @@ pub struct Dnsmasq {
 impl Dnsmasq {
     /// One with these records, as options: `--host-record=b.example.test,127.0.0.2,1` and so
     /// on. It reads no file of the system.
-    pub fn start(records: &[&str]) -> Self {
+    pub fn start(records: &[impl AsRef<OsStr>]) -> Self {
         let folder = super::temporary_folder("dnsmasq");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, super::free_port()));
         let process = run(address, &folder, records);
@@ -27,7 +28,7 @@ impl Dnsmasq {
     }
 
     /// Ends it, however it is, and starts it with other records at the same address.
-    pub fn restart(&mut self, records: &[&str]) {
+    pub fn restart(&mut self, records: &[impl AsRef<OsStr>]) {
         self.process.kill();
         self.process = run(self.address, &self.folder, records);
     }
@@ -43,7 +44,7 @@ impl Dnsmasq {
     }
 }
 
-fn run(address: SocketAddr, folder: &TempDir, records: &[&str]) -> Process {
+fn run(address: SocketAddr, folder: &TempDir, records: &[impl AsRef<OsStr>]) -> Process {
     let mut command = Command::new("/usr/sbin/dnsmasq");
     command
         .args(["--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"])
@@ -75,6 +76,14 @@ impl SilentServer {
     /// Where it is.
     pub fn address(&self) -> SocketAddr {
         self.socket.local_addr().unwrap()
+    }
+
+    /// Whether a question has come that nobody has read.
+    pub fn was_asked(&self) -> bool {
+        self.socket.set_nonblocking(true).unwrap();
+        let asked = self.socket.peek(&mut [0; 512]).is_ok();
+        self.socket.set_nonblocking(false).unwrap();
+        asked
     }
 
     /// Waits until it was asked for a name with this label.

@@ -34,7 +34,7 @@ const SYSTEM_SERVERS_MAX: usize = 3;
 const SEARCH_MAX: usize = 8;
 
 /// How long what the hosts file says holds: it tells no lifetimes.
-const HOSTS_LIFETIME: Duration = Duration::from_secs(30);
+pub(super) const HOSTS_LIFETIME: Duration = Duration::from_secs(30);
 
 /// Questions in flight, each with a socket of its own, over all names.
 const QUESTIONS_AT_ONCE: usize = 64;
@@ -182,11 +182,6 @@ impl Client {
     pub(super) async fn hosts(&self, host: &str) -> Option<Vec<IpAddr>> {
         self.hosts.as_ref()?.addresses(host).await
     }
-
-    /// How long what the hosts file says holds.
-    pub(super) const fn hosts_lifetime(&self) -> Duration {
-        HOSTS_LIFETIME
-    }
 }
 
 impl std::fmt::Debug for Client {
@@ -303,7 +298,7 @@ impl HostsFile {
         let mut addresses = Vec::new();
         for kind in [RecordType::A, RecordType::AAAA] {
             let found = hosts.lookup_static_host(&Query::query(name.clone(), kind));
-            let records = found.iter().flat_map(|lookup| lookup.answers());
+            let records = found.iter().flat_map(Lookup::answers);
             addresses.extend(records.filter_map(|record| record.data.ip_addr()));
         }
         (!addresses.is_empty()).then_some(addresses)
@@ -328,7 +323,7 @@ fn read_again(path: &Path, known: &Mutex<KnownHosts>) -> Arc<Hosts> {
         Ok(None) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => *known = KnownHosts::default(),
         Err(error) => {
-            tracing::warn!(%error, path = %path.display(), "the hosts file cannot be read")
+            tracing::warn!(%error, path = %path.display(), "the hosts file cannot be read");
         }
     }
     Arc::clone(&known.hosts)

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::config::BackendPlace;
 use crate::net::cidr::normalise;
-use crate::net::resolve::client::Client;
+use crate::net::resolve::client::{Client, HOSTS_LIFETIME};
 use crate::net::resolve::question::{Failure, Question, RecordKind, Records, Service};
 
 /// Addresses kept of one backend; a longer answer is cut.
@@ -81,7 +81,7 @@ impl Lookups {
             missing: host.missing,
         };
         if let Some(host) = by_hosts_file(client, host).await {
-            return Ok(found(host, client.hosts_lifetime()));
+            return Ok(found(host, HOSTS_LIFETIME));
         }
         for name in client.candidates(host) {
             let answers = ask_all(client, questions(&name)).await;
@@ -210,8 +210,8 @@ async fn ask_all(client: &Arc<Client>, questions: impl IntoIterator<Item = Quest
 async fn by_hosts_file(client: &Client, host: &str) -> Option<Host> {
     let addresses = client.hosts(host).await?;
     let (six, four) = addresses.into_iter().partition(IpAddr::is_ipv6);
-    let lifetime = Some(client.hosts_lifetime());
-    Some(Host { addresses: interleaved(six, four), lifetime, missing: None })
+    let addresses = interleaved(six, four);
+    Some(Host { addresses, lifetime: Some(HOSTS_LIFETIME), missing: None })
 }
 
 /// IPv6 first, then in turn, each family in its own order (RFC 8305 section 4).

@@ -174,28 +174,29 @@ impl Resolver {
     /// after it: their backends cannot be dialled until a later lookup finds them.
     pub async fn resolve_now(&self, bound: Duration) -> Vec<String> {
         let names = self.followed();
-        let missing = |name: &&Arc<Name>| name.last_good.load().is_empty();
-        let ended: Vec<_> = names
-            .iter()
-            .filter(missing)
-            .filter_map(|name| name.follower.as_ref().map(|follower| follower.ended.clone()))
-            .map(|mut ended| {
-                ended.mark_unchanged();
-                ended
-            })
-            .collect();
-        for follower in names.iter().filter_map(|name| name.follower.as_ref()) {
-            follower.wanted.send_modify(|wishes| *wishes += 1);
+        let missing = |name: &Arc<Name>| name.last_good.load().is_empty();
+        let mut waited = Vec::new();
+        for name in &names {
+            let Some(follower) = &name.follower else { continue };
+            let mut ended = follower.ended.clone();
+            // The first lookup is under way by itself. The count is read before the
+            // addresses: a lookup that ends between the two is not waited for.
+            if *ended.borrow_and_update() > 0 {
+                follower.wanted.send_modify(|wishes| *wishes += 1);
+            }
+            if missing(name) {
+                waited.push(ended);
+            }
         }
         let all = async {
-            for mut ended in ended {
+            for mut ended in waited {
                 // An error says that the task is gone, with the runtime.
                 let _ = ended.changed().await;
             }
         };
         // What the bound cuts off goes on.
         let _ = tokio::time::timeout(bound, all).await;
-        names.iter().filter(missing).map(|name| name.place.to_string()).collect()
+        names.iter().filter(|name| missing(name)).map(|name| name.place.to_string()).collect()
     }
 
     /// The names that somebody holds.

@@ -41,10 +41,10 @@ impl Script {
     }
 }
 
-fn good(address: &str, lifetime: u64) -> Result<Records, Failure> {
+fn good(address: &str, lifetime: u64) -> Records {
     let addresses = vec![address.parse().unwrap()];
     let lifetime = Duration::from_secs(lifetime);
-    Ok(Records { addresses, services: Vec::new(), lifetime })
+    Records { addresses, services: Vec::new(), lifetime }
 }
 
 fn failed() -> Result<Records, Failure> {
@@ -86,7 +86,8 @@ async fn literals_are_their_own_answer_and_are_never_asked_for() {
 #[tokio::test(start_paused = true)]
 async fn a_name_is_asked_for_again_when_its_lifetime_ends_within_limits() {
     let lifetimes = [30, 300, 0, 86_400, 5];
-    let answers = (1..).zip(lifetimes).map(|(last, time)| good(&format!("192.0.2.{last}"), time));
+    let answers =
+        (1..).zip(lifetimes).map(|(last, time)| Ok(good(&format!("192.0.2.{last}"), time)));
     let script = Script::new(answers);
     let resolver = script.resolver();
     let name = resolver.follow(&host("b"));
@@ -104,9 +105,9 @@ async fn a_name_is_asked_for_again_when_its_lifetime_ends_within_limits() {
 #[tokio::test(start_paused = true)]
 async fn failures_are_asked_again_with_a_growing_pause_and_the_last_answer_stays() {
     let nothing = || Err(Failure::Nothing);
-    let mut answers = vec![good("192.0.2.1", 60)];
+    let mut answers = vec![Ok(good("192.0.2.1", 60))];
     answers.extend([failed(), nothing(), Err(Failure::Timeout), failed(), failed(), failed()]);
-    answers.extend([failed(), good("192.0.2.2", 60), failed(), good("192.0.2.3", 60)]);
+    answers.extend([failed(), Ok(good("192.0.2.2", 60)), failed(), Ok(good("192.0.2.3", 60))]);
     let script = Script::new(answers);
     let resolver = script.resolver();
     let name = resolver.follow(&host("b"));
@@ -128,8 +129,8 @@ async fn while_a_part_fails_it_is_asked_again_sooner() {
     let part = Arc::new(Mutex::new(vec![None, None, Some("2001:db8::1")].into_iter()));
     let resolver = Resolver::with_ask(Metrics::register().unwrap(), move |question| {
         let answer = match question.kind {
-            RecordKind::Aaaa => part.lock().unwrap().next().flatten().map(|six| good(six, 600)),
-            _ => Some(good("192.0.2.1", 600)),
+            RecordKind::Aaaa => part.lock().unwrap().next().flatten().map(|six| Ok(good(six, 600))),
+            _ => Some(Ok(good("192.0.2.1", 600))),
         };
         Box::pin(async move { answer.unwrap_or_else(failed) })
     });
@@ -151,7 +152,7 @@ async fn a_silent_server_delays_the_start_by_the_bound_only() {
 
 #[tokio::test(start_paused = true)]
 async fn a_name_that_has_an_address_is_not_waited_for_but_asked_for_again() {
-    let script = Script::new([good("192.0.2.1", 3600), good("192.0.2.2", 3600)]);
+    let script = Script::new([Ok(good("192.0.2.1", 3600)), Ok(good("192.0.2.2", 3600))]);
     let resolver = script.resolver();
     let name = resolver.follow(&host("b"));
     resolver.resolve_now(BOUND).await;
@@ -164,7 +165,7 @@ async fn a_name_that_has_an_address_is_not_waited_for_but_asked_for_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_name_is_followed_once_and_one_that_nobody_holds_no_more() {
-    let script = Script::new([good("192.0.2.1", 10), good("192.0.2.1", 10)]);
+    let script = Script::new([Ok(good("192.0.2.1", 10)), Ok(good("192.0.2.1", 10))]);
     let resolver = script.resolver();
     let held = resolver.follow(&host("b"));
     let again = resolver.follow(&host("b"));
