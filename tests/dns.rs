@@ -222,6 +222,22 @@ fn the_next_name_server_is_asked_where_the_first_is_silent() {
     wait_for_login_at(&proxy, &backend);
 }
 
+/// An answer of 2 KiB does not fit a datagram.
+#[test]
+fn a_long_answer_is_fetched_over_tcp() {
+    let records: Vec<String> =
+        (1..=120).map(|last| format!("--host-record=b.example.test,127.0.1.{last}")).collect();
+    let ordinary = Ordinary::new();
+    let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, support::free_port()));
+    let backend =
+        Backend::start_on(everywhere, Opening::clear(), move |peer| ordinary.converse(peer));
+    let server = Dnsmasq::start(&records);
+    let address = format!("address: \"b.example.test:{}\", tls: none", backend.port());
+    let proxy = proxy(server.address(), &address);
+    wait_for_login_at(&proxy, &backend);
+    assert!(lookups(&proxy, "ok") >= 1.0);
+}
+
 #[test]
 fn srv_records_say_hosts_and_ports_in_their_order() {
     let first = backend_at(2, support::free_port());

@@ -213,6 +213,7 @@ fn resolver(server: SocketAddr, each: Duration) -> Result<TokioResolver, NetErro
     options.cache_size = 0;
     options.use_hosts_file = ResolveHosts::Never;
     options.num_concurrent_reqs = 1;
+    options.max_active_requests = QUESTIONS_AT_ONCE;
     builder.build()
 }
 
