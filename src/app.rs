@@ -79,8 +79,8 @@ pub async fn serve(path: &Path) -> Result<(), StartError> {
     let admin_listener = bind_admin(&config)?;
     let store = EmbeddedStore::open(&config.store.path).map_err(ApplyError::from)?;
     let metrics = Metrics::register()?;
-    let resolver = Resolver::system();
-    tokio::spawn(resolver.clone().refresh_forever());
+    let resolver = Resolver::new(&config.dns, Arc::clone(&metrics)).await;
+    let resolver = resolver.map_err(ApplyError::from)?;
     let socket = config.admin.socket.as_deref().map(AdminSocket::bind).transpose()?;
     let overrides = Arc::new(Overrides::default());
     let run_time = RunTime::load(store.clone(), Arc::clone(&overrides)).await?;

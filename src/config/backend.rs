@@ -1,5 +1,6 @@
 //! `shards.<name>.backends`: the IMAP servers.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,20 +38,21 @@ const SOURCE_ADDRESSES_MAX: usize = 64;
 const ADDRESS_FORM: &str =
     "a host name or IP address and a port such as \"imap1.example.org:993\" or \"[::1]:143\"";
 
+const SERVICE_FORM: &str = "the name of SRV records such as _imaps._tcp.example.org";
+
 /// One IMAP server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backend {
     /// Name, unique over all shards.
     pub name: BackendId,
-    /// Host name or IP address; an IPv6 address without brackets.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
+    /// Where it is: `address` or `srv`.
+    pub place: BackendPlace,
     /// How the leg is encrypted. Policy, not a hint.
     pub tls: TlsMode,
     /// PEM file of the authorities that may sign its certificate; default: the system's.
     pub ca: Option<PathBuf>,
-    /// Name that the certificate must carry; default: `host`.
+    /// Name that the certificate must carry; default: the host of `address`. A backend with
+    /// `srv` and TLS has it, or `pin_sha256`.
     pub verify_name: Option<String>,
     /// SHA-256 of the leaf certificate's `SubjectPublicKeyInfo`; then no CA is needed.
     pub pin_sha256: Option<[u8; 32]>,
@@ -82,6 +84,60 @@ pub struct Backend {
     pub source_addresses: Vec<IpAddr>,
     /// How it is checked.
     pub check: HealthCheck,
+}
+
+/// Where a backend is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum BackendPlace {
+    /// At a host.
+    Host {
+        /// Host name or IP address; an IPv6 address without brackets.
+        host: String,
+        /// TCP port.
+        port: u16,
+    },
+    /// Where the SRV records of that name say (RFC 2782), such as
+    /// `_imaps._tcp.example.org`. All their targets are one server with one mail store.
+    Service(String),
+}
+
+impl BackendPlace {
+    /// The host's name or address, or the name of the SRV records.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Host { host, .. } => host,
+            Self::Service(service) => service,
+        }
+    }
+
+    /// The port, where the configuration says it.
+    pub const fn port(&self) -> Option<u16> {
+        match self {
+            Self::Host { port, .. } => Some(*port),
+            Self::Service(_) => None,
+        }
+    }
+
+    /// The name that its certificate carries and that goes out as SNI, where no other is
+    /// configured: the host, or the domain that has the service (RFC 6186 section 6). Never
+    /// a name that only DNS told.
+    pub fn certificate_name(&self) -> &str {
+        match self {
+            Self::Host { host, .. } => host,
+            Self::Service(service) => service.splitn(3, '.').nth(2).unwrap_or(service),
+        }
+    }
+}
+
+/// As in the configuration, an IPv6 address in brackets.
+impl fmt::Display for BackendPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Host { host, port } => write!(f, "{host}:{port}"),
+            Self::Service(service) => f.write_str(service),
+        }
+    }
 }
 
 /// What the operator lets a backend do.
@@ -169,6 +225,7 @@ impl Keyword for OffersAlpn {
 pub(super) struct RawBackend {
     pub(super) name: Option<Text>,
     address: Option<Text>,
+    srv: Option<Text>,
     tls: Option<Text>,
     ca: Option<Text>,
     verify_name: Option<Text>,
@@ -221,17 +278,7 @@ impl RawBackend {
         let warm_age_max =
             check.duration("warm_age_max", warm_age_max, WARM_AGE_MIN..=WARM_AGE_MAX, WARM_AGE);
         let source_addresses = sources(self.source_addresses.as_deref(), check);
-        let address = check.required("address", self.address.as_ref(), place, ADDRESS_FORM)?;
-        let address_parts = parse_host_port(&address.value);
-        if address_parts.is_none() {
-            check.refuse_value("address", address, ADDRESS_FORM);
-        }
-        let (host, port) = address_parts?;
-        if check.is_own_listener(&host, port) {
-            let message =
-                format!("`address` {} is a listener of this proxy", quoted(&address.value));
-            check.refuse(address.defined, message, "another server: this would be a loop");
-        }
+        let backend_place = self.check_place(tls, place, check)?;
         let name = BackendId::new(name?.value.as_str());
         check.remember(Object::Backend(name.clone()), place);
         if let Some(ca) = &self.ca {
@@ -239,8 +286,7 @@ impl RawBackend {
         }
         Some(Backend {
             name,
-            host,
-            port,
+            place: backend_place,
             tls: tls?,
             ca,
             verify_name,
@@ -272,6 +318,34 @@ impl RawBackend {
             return None;
         }
         Some(size)
+    }
+
+    /// `address` or `srv`, not both.
+    fn check_place(
+        &self,
+        tls: Option<TlsMode>,
+        place: Location,
+        check: &mut Check<'_>,
+    ) -> Option<BackendPlace> {
+        let Some(srv) = &self.srv else {
+            let expected = format!("{ADDRESS_FORM}; or `srv`");
+            let address = check.required("address", self.address.as_ref(), place, &expected)?;
+            return check_address(address, check);
+        };
+        if self.address.is_some() {
+            check.refuse(srv.defined, "`srv` beside `address`", "one of the two");
+        }
+        let encrypted = matches!(tls, Some(TlsMode::Implicit | TlsMode::Starttls));
+        if encrypted && self.verify_name.is_none() && self.pin_sha256.is_none() {
+            let message = "`srv` with TLS, and nothing that the certificate must match";
+            let expected = "`verify_name` or `pin_sha256`: DNS must not choose who is believed";
+            check.refuse(srv.defined, message, expected);
+        }
+        if !is_service(&srv.value) {
+            check.refuse_value("srv", srv, SERVICE_FORM);
+            return None;
+        }
+        Some(BackendPlace::Service(srv.value.clone()))
     }
 
     /// In clear text nothing is verified: who asks for it believes in more than there is.
@@ -310,6 +384,26 @@ fn sources(texts: Option<&[Text]>, check: &mut Check<'_>) -> Vec<IpAddr> {
         }
     }
     sources
+}
+
+fn check_address(address: &Text, check: &mut Check<'_>) -> Option<BackendPlace> {
+    let Some((host, port)) = parse_host_port(&address.value) else {
+        check.refuse_value("address", address, ADDRESS_FORM);
+        return None;
+    };
+    if check.is_own_listener(&host, port) {
+        let message = format!("`address` {} is a listener of this proxy", quoted(&address.value));
+        check.refuse(address.defined, message, "another server: this would be a loop");
+    }
+    Some(BackendPlace::Host { host, port })
+}
+
+/// `_Service._Proto.Name` (RFC 2782), where the protocol is TCP.
+fn is_service(name: &str) -> bool {
+    let mut labels = name.splitn(3, '.');
+    let service = labels.next().is_some_and(|label| label.len() > 1 && label.starts_with('_'));
+    let protocol = labels.next().is_some_and(|label| label.eq_ignore_ascii_case("_tcp"));
+    service && protocol && labels.next().is_some_and(is_host) && is_host(name)
 }
 
 fn check_host(text: &Text, check: &mut Check<'_>) -> Option<String> {
@@ -426,6 +520,20 @@ mod tests {
         for text in wrong {
             assert_eq!(parse_host_port(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_service_is_named_as_its_srv_records_are() {
+        for name in ["_imaps._tcp.example.org", "_imap._TCP.a.b.", "_x-y._tcp.internal"] {
+            assert!(is_service(name), "{name}");
+        }
+        let wrong =
+            ["", "imaps._tcp.a.b", "_._tcp.a", "_imaps._udp.a", "_imaps._tcp", "_imaps._tcp."];
+        for name in wrong.into_iter().chain(["_imaps._tcp.a:1", "_imaps._tcp..a", "_imaps"]) {
+            assert!(!is_service(name), "{name}");
+        }
+        let place = BackendPlace::Service("_imaps._tcp.example.org".to_owned());
+        assert_eq!(place.certificate_name(), "example.org");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde_saphyr::budget::BudgetBreach;
 use serde_saphyr::{Error, Location, MessageFormatter, Spanned, UserMessageFormatter};
 
 use crate::config::check::{Check, Entries, Names};
+use crate::config::dns::RawDns;
 use crate::config::fault::{ConfigErrors, Fault, escaped, quoted};
 use crate::config::health::{self, RawHealthCheck};
 use crate::config::limits::RawLimits;
@@ -47,6 +48,7 @@ struct RawConfig {
     master: Option<Spanned<RawMaster>>,
     limits: Option<RawLimits>,
     upstream: Option<RawUpstream>,
+    dns: Option<RawDns>,
     admin: Option<RawAdmin>,
     store: Option<RawStore>,
     shutdown: Option<RawShutdown>,
@@ -121,6 +123,7 @@ impl RawConfig {
         let master = self.master.and_then(|raw| raw.value.check(raw.defined, check));
         let limits = self.limits.unwrap_or_default().check(check);
         let upstream = self.upstream.unwrap_or_default().check(check);
+        let dns = self.dns.unwrap_or_default().check(check);
         let store = self.store.unwrap_or_default().check(check);
         let admin = self.admin.unwrap_or_default().check(&store, &mut addresses, check);
         let shutdown = self.shutdown.unwrap_or_default().check(check);
@@ -133,6 +136,7 @@ impl RawConfig {
             master,
             limits,
             upstream,
+            dns,
             admin,
             store,
             shutdown,

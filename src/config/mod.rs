@@ -4,6 +4,7 @@
 mod backend;
 mod check;
 mod directory;
+mod dns;
 mod fault;
 mod fence;
 mod guard;
@@ -29,12 +30,13 @@ mod upstream;
 #[cfg(test)]
 mod tests;
 
-pub use self::backend::{AdminState, Backend, Forward, Pipelining};
+pub use self::backend::{AdminState, Backend, BackendPlace, Forward, Pipelining};
 pub use self::directory::{
     AuthHttpLookup, Connections, Directory, Endpoint, HttpServer, LdapLookup, LdapScope,
     LegSecurity, NamePart, RECORD_FIELDS, RedisLookup, RedisValue, SqlDatabase, SqlLookup,
     SqlServer, Template,
 };
+pub use self::dns::Dns;
 pub(crate) use self::fault::is_hidden;
 pub use self::fault::{ConfigErrors, Fault};
 pub use self::fence::Failover;
@@ -73,6 +75,8 @@ pub struct Config {
     pub limits: Limits,
     /// How the proxy reaches backends.
     pub upstream: Upstream,
+    /// How the names of backends are looked up.
+    pub dns: Dns,
     /// The HTTP listener for metrics and probes.
     pub admin: Admin,
     /// Where the embedded store lies.

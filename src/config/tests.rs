@@ -88,7 +88,7 @@ log: { level: inof }
 #[test]
 fn unknown_keys_are_refused_those_of_later_features_too() {
     let top = "one of `listeners`, `tls`, `check`, `shards`, `routing`, `master`, `limits`, `upstream`, \
-               `admin`, `store`, `shutdown`, `log`";
+               `dns`, `admin`, `store`, `shutdown`, `log`";
     let cases = [
         (format!("{GOOD}cluster: {{}}\n"), "9:1 unknown key `cluster`", top),
         (format!("{GOOD}store: {{ etcd: x }}\n"), "9:10 unknown key `etcd`", "one of `path`"),
@@ -186,7 +186,7 @@ fn what_is_needed_and_absent_is_named() {
             "4:38 `name` is missing / a name for this backend",
             "4:38 `tls` is missing / `tls`: one of `implicit`, `starttls`, `none`",
             "4:38 `address` is missing / a host name or IP address and a port such as \
-             \"imap1.example.org:993\" or \"[::1]:143\"",
+             \"imap1.example.org:993\" or \"[::1]:143\"; or `srv`",
         ]
     );
     assert_eq!(
@@ -235,6 +235,70 @@ fn the_proxy_protocol_and_trusted_networks_come_together() {
         ["2:82 `trusted` cannot be `10.0.0.1/8` / a network such as 10.0.0.0/8 or 2001:db8::/32, \
           with no bits set behind the prefix"]
     );
+}
+
+#[test]
+fn a_backend_is_at_an_address_or_where_srv_records_say() {
+    let found = |keys: &str| faults(&backend(&format!("{{ name: n1, {keys} }}")));
+    let srv = "srv: _imaps._tcp.example.org";
+    assert_eq!(
+        found(&format!("address: \"h:1\", {srv}, tls: none")),
+        ["4:71 `srv` beside `address` / one of the two"]
+    );
+    assert_eq!(
+        found("srv: imaps.example.org, tls: none"),
+        ["4:55 `srv` cannot be `imaps.example.org` / the name of SRV records such as \
+          _imaps._tcp.example.org"]
+    );
+    for tls in ["implicit", "starttls"] {
+        assert_eq!(
+            found(&format!("{srv}, tls: {tls}")),
+            [
+                "4:55 `srv` with TLS, and nothing that the certificate must match / `verify_name` or \
+              `pin_sha256`: DNS must not choose who is believed"
+            ]
+        );
+    }
+    let pin = format!("pin_sha256: {}", "ab".repeat(32));
+    for keys in ["tls: none", "tls: implicit, verify_name: m.org", &format!("tls: starttls, {pin}")]
+    {
+        let config = parse(&backend(&format!("{{ name: n1, {srv}, {keys} }}"))).unwrap();
+        let place = &config.shards[0].backends[0].place;
+        assert_eq!(*place, BackendPlace::Service("_imaps._tcp.example.org".to_owned()), "{keys}");
+    }
+}
+
+#[test]
+fn name_servers_are_addresses_and_share_a_bounded_time() {
+    let dns = |keys: &str| format!("{GOOD}dns: {{ {keys} }}\n");
+    assert_eq!(parse(GOOD).unwrap().dns, Dns::default());
+    let config = parse(&dns("servers: [192.0.2.53, \"[::1]:5353\"], timeout: 2s")).unwrap();
+    let servers = ["192.0.2.53:53", "[::1]:5353"].map(|server| server.parse().unwrap()).to_vec();
+    assert_eq!(config.dns, Dns { servers, timeout: Duration::from_secs(2) });
+    let form = "an IP address, with a port if it is not 53, such as \"192.0.2.53\" or \
+                \"[2001:db8::53]:5353\"";
+    let count = "1 to 8, or no `servers`: those of /etc/resolv.conf";
+    let nine = (1..=9).map(|last| format!("192.0.2.{last}")).collect::<Vec<_>>().join(", ");
+    let cases = [
+        ("servers: [ns.example]", format!("9:18 `servers` cannot be `ns.example` / {form}")),
+        ("servers: []", format!("9:17 `servers` has 0 name servers / {count}")),
+        (&format!("servers: [{nine}]"), format!("9:17 `servers` has 9 name servers / {count}")),
+        (
+            "servers: [\"::1\", \"[::1]:53\"]",
+            "9:25 name server `[::1]:53` is there twice / each name server once; the first is on \
+             line 9"
+                .to_owned(),
+        ),
+        (
+            "timeout: 2m",
+            "9:17 `timeout` cannot be `2m` / a duration such as 500ms, 5s, 15m, 2h or 1d, from 100ms to 1m"
+                .to_owned(),
+        ),
+        ("server: 192.0.2.53", "9:8 unknown key `server` / one of `servers`, `timeout`".to_owned()),
+    ];
+    for (keys, fault) in cases {
+        assert_eq!(faults(&dns(keys)), [fault], "{keys}");
+    }
 }
 
 /// B-60.
@@ -734,6 +798,7 @@ fn every_key_is_in_the_example() {
         ("master", "master: { zzz: 1 }"),
         ("limits", "limits: { zzz: 1 }"),
         ("upstream", "upstream: { zzz: 1 }"),
+        ("dns", "dns: { zzz: 1 }"),
         ("admin", "admin: { zzz: 1 }"),
         ("store", "store: { zzz: 1 }"),
         ("shutdown", "shutdown: { zzz: 1 }"),
@@ -799,7 +864,7 @@ fn thousands_of_shards_load() {
     let config = parse(&text).unwrap();
     assert_eq!(config.shards.len(), 8000);
     assert_eq!(config.shards[7999].name, ShardId::new("shard-7999"));
-    assert_eq!(config.shards[7999].backends[1].port, 143);
+    assert_eq!(config.shards[7999].backends[1].place.port(), Some(143));
 
     let broken = parse(&text.replace("tls: starttls", "tls: perhaps")).unwrap_err();
     assert_eq!((broken.faults.len(), broken.left_out), (100, 7900));

@@ -77,12 +77,10 @@ impl Control {
     fn backend_report(&self, backend: &Backend, configured: bool) -> BackendReport {
         let counts = self.shared.registry.counts(backend.name());
         let set = backend.run_time_state().is_some();
-        let host = &backend.config.host;
-        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
         BackendReport {
             name: backend.name().to_string(),
             shard: backend.shard.name.to_string(),
-            address: format!("{host}:{}", backend.config.port),
+            address: backend.config.place.to_string(),
             state: backend.admin_state().word().to_owned(),
             state_from: if set { "run-time" } else { "configuration" }.to_owned(),
             reachable: is_reachable(backend),

@@ -151,13 +151,19 @@ impl Fences {
 
 /// What a program is told.
 fn environment(backend: &Backend) -> [(&'static str, String); 5] {
-    let addresses = backend.addresses.current();
-    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let mut addresses: Vec<String> = Vec::new();
+    for address in backend.addresses.current().iter() {
+        let address = address.ip().to_string();
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    let place = &backend.config.place;
     [
         ("POINTSMAN_SHARD", backend.shard.name.to_string()),
         ("POINTSMAN_BACKEND", backend.name().to_string()),
-        ("POINTSMAN_HOST", backend.config.host.clone()),
-        ("POINTSMAN_PORT", backend.config.port.to_string()),
+        ("POINTSMAN_HOST", place.name().to_owned()),
+        ("POINTSMAN_PORT", place.port().map(|port| port.to_string()).unwrap_or_default()),
         ("POINTSMAN_ADDRESSES", addresses.join(" ")),
     ]
 }

@@ -34,7 +34,7 @@ use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
 use crate::names::{BackendId, ShardId};
 use crate::net::listen::{self, BindError};
-use crate::net::resolve::Resolver;
+use crate::net::resolve::{Resolver, ResolverError};
 use crate::net::tls::{ServerTls, TlsError};
 use crate::proxy::shared::{Shared, Snapshot};
 use crate::proxy::{Acceptor, BoundListener, Workers};
@@ -80,6 +80,9 @@ pub enum ApplyError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The name servers.
+    #[error(transparent)]
+    Resolver(#[from] ResolverError),
     /// A port that is taken, or may not be had.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -137,9 +140,10 @@ impl Foundation {
         let table = table.with_pins(Arc::clone(&self.overrides));
         let none = Upstreams::default();
         let known = former.map_or(&none, |former| &former.upstreams);
-        let upstreams = Upstreams::build(&config, known, &self.resolver, &self.metrics)?;
-        for host in self.resolver.resolve_now(RESOLVE_TIME_MAX).await {
-            tracing::warn!(host, "a backend's name has no address yet; it is asked again");
+        let resolver = self.resolver.reconfigured(&config.dns).await?;
+        let upstreams = Upstreams::build(&config, known, &resolver, &self.metrics)?;
+        for place in resolver.resolve_now(RESOLVE_TIME_MAX).await {
+            tracing::warn!(place, "a backend's name has no address yet; it is asked again");
         }
         Ok(Snapshot { generation, config, table, upstreams, tls })
     }

@@ -227,6 +227,20 @@ label_set! {
 }
 
 label_set! {
+    /// How a lookup of a backend's name ended.
+    DnsResult {
+        /// With addresses.
+        Ok => "ok",
+        /// The name servers refused, failed or could not be reached.
+        Failed => "failed",
+        /// There is no such name, it has no addresses, or its service is switched off.
+        Empty => "empty",
+        /// No name server answered in time.
+        Timeout => "timeout",
+    }
+}
+
+label_set! {
     /// What became of a configuration that was read again.
     ReloadResult {
         /// It is in force.
@@ -256,6 +270,6 @@ mod tests {
     #[test]
     fn every_label_is_a_plain_word_that_stands_once_at_its_index() {
         assert_closed!(CommandStatus, Direction, Stage, LoginMechanism, LoginResult);
-        assert_closed!(LookupSource, LookupResult, Limit, BackendState, ReloadResult);
+        assert_closed!(LookupSource, LookupResult, Limit, BackendState, ReloadResult, DnsResult);
     }
 }

@@ -4,6 +4,7 @@
 mod backends;
 mod catalogue;
 mod configuration;
+mod dns;
 mod families;
 mod labels;
 mod listeners;
@@ -24,9 +25,10 @@ use prometheus::{Registry, Result, TextEncoder};
 
 pub use self::backends::BackendHandles;
 pub use self::configuration::ConfigMetrics;
+pub use self::dns::DnsMetrics;
 pub use self::labels::{
-    BackendState, CommandStatus, Direction, Limit, LoginMechanism, LoginResult, LookupResult,
-    LookupSource, ReloadResult, Stage,
+    BackendState, CommandStatus, Direction, DnsResult, Limit, LoginMechanism, LoginResult,
+    LookupResult, LookupSource, ReloadResult, Stage,
 };
 pub use self::listeners::ListenerHandles;
 pub use self::logins::{LoginMetrics, OpenBreakers};
@@ -46,6 +48,8 @@ pub struct Metrics {
     pub sessions: SessionMetrics,
     /// Reloads and certificates.
     pub config: ConfigMetrics,
+    /// Lookups of backends' names.
+    pub dns: DnsMetrics,
     shard_families: shards::ShardFamilies,
     backend_families: backends::BackendFamilies,
     listener_families: listeners::ListenerFamilies,
@@ -66,6 +70,7 @@ impl Metrics {
             logins: LoginMetrics::register(&families)?,
             sessions: SessionMetrics::register(&families)?,
             config: ConfigMetrics::register(&families)?,
+            dns: DnsMetrics::register(&families)?,
             shard_families: shards::ShardFamilies::register(&families)?,
             backend_families: backends::BackendFamilies::register(&families)?,
             listener_families: listeners::ListenerFamilies::register(&families)?,

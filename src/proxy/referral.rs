@@ -1,9 +1,10 @@
 //! Referrals of backends (RFC 2221): an answer that sends the user to another server. The
 //! proxy goes there itself, to configured backends only; the client never hears of it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::config::BackendPlace;
 use crate::upstream::backends::{Backend, Upstreams};
 
 /// Port of an IMAP URL without one (RFC 5092 section 3).
@@ -46,15 +47,15 @@ impl Target {
     }
 
     fn is(&self, backend: &Backend) -> bool {
-        let configured = backend.config.host.strip_suffix('.').unwrap_or(&backend.config.host);
-        let same_host = || {
-            configured.eq_ignore_ascii_case(&self.host)
-                || self
-                    .host
-                    .parse::<IpAddr>()
-                    .is_ok_and(|address| backend.addresses.current().contains(&address))
+        let configured = match &backend.config.place {
+            BackendPlace::Host { host, port } => {
+                let host = host.strip_suffix('.').unwrap_or(host);
+                *port == self.port && host.eq_ignore_ascii_case(&self.host)
+            }
+            BackendPlace::Service(_) => false,
         };
-        self.port == backend.config.port && same_host()
+        let known = |ip| backend.addresses.current().contains(&SocketAddr::new(ip, self.port));
+        configured || self.host.parse::<IpAddr>().is_ok_and(known)
     }
 }
 

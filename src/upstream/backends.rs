@@ -1,7 +1,7 @@
 //! The backends of one configuration, with the little that is learnt about each.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -72,7 +72,7 @@ struct State {
     /// What the last good check learnt.
     learnt: ArcSwapOption<Learnt>,
     /// The address that the next dial begins with, where there are several.
-    first_address: ArcSwapOption<IpAddr>,
+    first_address: ArcSwapOption<SocketAddr>,
     /// Counts dials, so that source addresses take turns.
     sources: AtomicUsize,
     /// The state given at run time, as its place in [`AdminState::ALL`] and one; 0: none.
@@ -255,7 +255,7 @@ impl Backend {
     }
 
     /// Its addresses in the order in which a dial tries them.
-    pub fn addresses_in_turn(&self) -> Vec<IpAddr> {
+    pub fn addresses_in_turn(&self) -> Vec<SocketAddr> {
         let mut addresses = Vec::clone(&self.addresses.current());
         let first = self.state.first_address.load();
         let place = first.as_ref().and_then(|first| addresses.iter().position(|at| *at == **first));
@@ -264,7 +264,7 @@ impl Backend {
     }
 
     /// The next dial begins with that address.
-    pub fn begin_with(&self, address: IpAddr) {
+    pub fn begin_with(&self, address: SocketAddr) {
         let first = &self.state.first_address;
         if first.load().as_deref() != Some(&address) {
             first.store(Some(Arc::new(address)));
@@ -368,7 +368,7 @@ impl Upstreams {
                 };
                 let made_backend = Arc::new(Backend {
                     tls: ClientTls::for_backend_with(backend, &mut stores)?,
-                    addresses: resolver.follow(&backend.host),
+                    addresses: resolver.follow(&backend.place),
                     metrics: metrics.backend(&shard.name, &backend.name),
                     warm: backend
                         .warm_connections

@@ -97,7 +97,7 @@ pub struct Lost {
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// Its name has no address (yet).
-    #[error("no address is known for the backend's host name")]
+    #[error("no address is known for the backend's name")]
     NoAddress,
     /// The deadline passed.
     #[error("no answer in time")]
@@ -472,7 +472,7 @@ async fn connect(backend: &Backend, deadline: Instant) -> Result<TcpStream, Dial
             break;
         }
         let until = share_until(Instant::now(), deadline, addresses.len() - tried);
-        let dialled = connect_to(backend, SocketAddr::new(*address, backend.config.port));
+        let dialled = connect_to(backend, *address);
         match timeout_at(until, dialled).await {
             Ok(Ok(stream)) => {
                 backend.begin_with(*address);

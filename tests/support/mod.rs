@@ -22,6 +22,7 @@ pub mod client;
 pub mod clock;
 pub mod cyrus;
 pub mod databases;
+pub mod dnsmasq;
 pub mod dovecot;
 pub mod flood;
 pub mod http;

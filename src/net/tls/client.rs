@@ -43,7 +43,7 @@ impl ClientTls {
     /// Trust is by the backend's `ca` file; else by `pin_sha256` alone; else by the
     /// system's authorities. With both `ca` and `pin_sha256` both must agree. The name
     /// that the certificate must carry, and that is sent as SNI unless it is an IP
-    /// address, is `verify_name`, else `host`.
+    /// address, is `verify_name`, else the host, or the domain of SRV records.
     pub fn for_backend_with(
         backend: &Backend,
         stores: &mut TrustStores,
@@ -52,10 +52,11 @@ impl ClientTls {
             TlsMode::None => return Ok(None),
             TlsMode::Implicit | TlsMode::Starttls => {}
         }
-        let name = backend.verify_name.as_ref().unwrap_or(&backend.host);
+        let own_name = backend.place.certificate_name();
+        let name = backend.verify_name.as_deref().unwrap_or(own_name);
         let server_name = server_name(name).ok_or_else(|| TlsError::BadName {
             backend: backend.name.to_string(),
-            name: name.clone(),
+            name: name.to_owned(),
         })?;
         let provider = provider();
         let verifier = verifier(backend, stores, &provider)?;

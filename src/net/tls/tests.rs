@@ -20,7 +20,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::resolver::CertificateTable;
 use super::*;
-use crate::config::{Backend, Certificate, Forward, Pipelining, Tls, TlsMode};
+use crate::config::{Backend, BackendPlace, Certificate, Forward, Pipelining, Tls, TlsMode};
 use crate::names::BackendId;
 use crate::net::Stream;
 
@@ -88,8 +88,7 @@ impl Lab {
     fn backend(&self, host: &str) -> Backend {
         Backend {
             name: BackendId::new("n1"),
-            host: host.into(),
-            port: 993,
+            place: BackendPlace::Host { host: host.into(), port: 993 },
             tls: TlsMode::Implicit,
             ca: Some(self.ca.clone()),
             verify_name: None,

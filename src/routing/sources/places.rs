@@ -21,7 +21,7 @@ pub(in crate::routing) struct Places {
 
 #[derive(Debug)]
 struct Server {
-    port: u16,
+    port: Option<u16>,
     encrypted: bool,
     shard: ShardId,
 }
@@ -32,8 +32,9 @@ impl Places {
         let mut by_host: HashMap<String, Vec<Server>> = HashMap::new();
         for shard in &config.shards {
             for backend in &shard.backends {
-                by_host.entry(plain_host(&backend.host)).or_default().push(Server {
-                    port: backend.port,
+                let host = plain_host(backend.place.name());
+                by_host.entry(host).or_default().push(Server {
+                    port: backend.place.port(),
                     encrypted: backend.tls != TlsMode::None,
                     shard: shard.name.clone(),
                 });
@@ -64,7 +65,7 @@ impl Places {
             Some(port) => format!("{} port {port}", quoted(host)),
             None => quoted(host),
         };
-        let mut there = servers.iter().filter(|server| port.is_none_or(|port| server.port == port));
+        let mut there = servers.iter().filter(|server| port.is_none() || server.port == port);
         let Some(first) = there.next() else {
             let detail = format!("it names the host {}, which is no backend", shown());
             return Err(SourceFailure::new(FailureReason::UnknownBackend, detail));

@@ -51,6 +51,7 @@ fn config(lookups: Vec<Lookup>) -> Config {
             syntax_errors: 10,
             on_unavailable: config::OnUnavailable::No,
         },
+        dns: config::Dns::default(),
         upstream: config::Upstream {
             connect_timeout: seconds,
             connect_tries: 3,
