@@ -25,6 +25,7 @@ use crate::proxy::attempt::exchange::Dialled;
 use crate::proxy::dialogue::Dialogue;
 use crate::proxy::forward;
 use crate::proxy::identity::{self, Identity};
+use crate::proxy::logins::LoginUnderWay;
 use crate::proxy::reaper::Reaper;
 use crate::proxy::referral::Target;
 use crate::proxy::registry::{Live, Redirect, Request, Reservation, ReserveError, SessionHandle};
@@ -166,8 +167,15 @@ pub(super) async fn log_in(
         let [user, master] = [&identity.user, master].map(|name| shared.telemetry.user(name));
         tracing::info!(session = %client.session, master, user, "a master user signs in");
     }
-    let attempt =
-        Attempt { shared, limits, snapshot: &snapshot, client, proof, identity: &identity };
+    let attempt = Attempt {
+        shared,
+        limits,
+        snapshot: &snapshot,
+        client,
+        proof,
+        identity: &identity,
+        under_way: &under_way,
+    };
     attempt.run(dialogue).await.map_err(|failure| {
         let user = Some(identity.user.clone());
         if failure.answer.is_unavailable() && under_way.came_back() {
@@ -195,6 +203,7 @@ struct Attempt<'a> {
     client: &'a Client<'a>,
     proof: &'a Proof,
     identity: &'a Identity,
+    under_way: &'a LoginUnderWay,
 }
 
 /// Where a login may go.
@@ -272,9 +281,9 @@ impl Attempt<'_> {
             match self.open(&backend, way, login_deadline).await {
                 Ok(opened) => match reservation.live(self.client.handle) {
                     Ok(live) => {
-                        if let Err(blocked) = self.check_not_blocked(&way.route.user) {
+                        if let Err(stopped) = self.check_still_welcome(&way.route.user) {
                             live.rejected();
-                            return Err(blocked);
+                            return Err(stopped);
                         }
                         let dialled = Dialled { opened, live, admitted };
                         let success = self.finish(dialled, &backend, dialogue).await?;
