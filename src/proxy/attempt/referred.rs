@@ -5,13 +5,14 @@ use crate::proxy::attempt::{Attempt, Failure, Referral, Way};
 use crate::proxy::referral::Target;
 use crate::routing::{Route, name};
 use crate::session::answer::Answer;
+use crate::upstream::backends::AdminState;
 
 /// How many referrals of backends one login follows.
 const REFERRALS_MAX: usize = 2;
 
 impl Attempt<'_> {
     /// The way to the backend that a referral names, where it may be followed: to another
-    /// configured backend, for the same user, and not too often.
+    /// configured backend that takes users, for the same user, and not too often.
     pub(super) fn follow(&self, way: Way, referral: Referral) -> Result<Way, Failure> {
         let mut referred_by = way.referred_by;
         referred_by.push(referral.from);
@@ -33,6 +34,10 @@ impl Attempt<'_> {
         };
         if referred_by.contains(backend.name()) {
             return Err(self.lost(&referred_by, "it leads back"));
+        }
+        // Whoever has sessions there went there without a referral.
+        if backend.admin_state() == AdminState::Drain {
+            return Err(self.lost(&referred_by, "the server takes nobody new"));
         }
         tracing::debug!(session = %self.client.session, backend = %backend.name(), "referral followed");
         let route = Route { shard: backend.shard.name.clone(), ..way.route };
