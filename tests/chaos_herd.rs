@@ -10,6 +10,7 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
+    clippy::format_collect,
     clippy::print_stdout,
     reason = "test code: a broken set-up must panic, and real sockets run on the real clock"
 )]
