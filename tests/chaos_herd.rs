@@ -457,9 +457,10 @@ fn configuration(
         .collect();
     format!(
         "{}limits: {{ exempt: [127.0.0.0/8] }}\n\
-         upstream: {{ connect_timeout: 2s, login_queue: 5000, login_queue_wait: 20s }}\n\
+         upstream: {{ connect_timeout: 4s, login_timeout: 20s, login_queue: 5000, \
+         login_queue_wait: 30s }}\n\
          shards:\n  s:\n    kind: shared\n    slow_start: 0s\n    \
-         check: {{ mode: greeting, interval: 500ms, timeout: 2s, rise: 2, fall: 2 }}\n    \
+         check: {{ mode: greeting, interval: 500ms, timeout: 3s, rise: 2, fall: 2 }}\n    \
          fence: {{ program: \"{}\", timeout: 10s }}\n    backends:\n{list}\
          routing: {{ lookups: [ {{ shard: s }} ], sticky: 0s }}\n",
         places.head_without_limits().replace("level: debug", "level: warn"),
@@ -539,8 +540,8 @@ impl Scene {
         self.backends[1..].iter().for_each(Backend::assert_paced);
         let others: HashSet<String> = self.herd.users().difference(&struck).cloned().collect();
         self.herd.assert_untouched(&others).await;
-        assert!(self.book.users_on(0).is_empty());
         self.assert_nothing_wrong();
+        assert!(self.book.users_on(0).is_empty());
         self.backends[0].restart().await;
         wait_for("the killed one is up", || self.is_up("b0")).await;
         others
@@ -577,8 +578,8 @@ impl Scene {
         println!("{} users of the silent one were back after {:?}", struck.len(), begun.elapsed());
         self.backends.iter().for_each(Backend::assert_paced);
         self.herd.assert_untouched(others).await;
-        assert!(self.book.users_on(1).is_empty());
         self.assert_nothing_wrong();
+        assert!(self.book.users_on(1).is_empty());
     }
 
     /// What was silent is started again, and takes users as before.
