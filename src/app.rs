@@ -85,7 +85,7 @@ pub async fn serve(path: &Path) -> Result<(), StartError> {
     let overrides = Arc::new(Overrides::default());
     let run_time = RunTime::load(store.clone(), Arc::clone(&overrides)).await?;
     let pins = Arc::clone(&overrides);
-    let maps = Maps::new(&config.store.path);
+    let maps = Maps::new(&config.store.path, Arc::clone(&metrics));
     tokio::spawn(maps.clone().watch_forever());
     let foundation = Foundation { metrics, resolver, store, overrides: pins, maps };
     let first = foundation.snapshot(config, None, 1).await?;

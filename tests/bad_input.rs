@@ -5,11 +5,13 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
+    clippy::format_collect,
     reason = "test code: a broken set-up must panic"
 )]
 
 mod support;
 
+use std::cell::Cell;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::LazyLock;
 
@@ -289,6 +291,52 @@ fn every_fault_of_every_named_file_is_told_at_once_by_check_start_and_reload() {
         log.lines().filter(|line| line.contains("fault in the configuration")).collect();
     assert_eq!(own_lines.len(), 3 + 20 + 1, "{log}");
     assert_all_told(&own_lines.join("\n").replace("\\n", "\n").replace("\\\"", "\""));
+}
+
+/// Four lookups, one a line, each with this file of authorities.
+fn lookups_with(ca: &str) -> [String; 4] {
+    [
+        format!(
+            "ldap: {{ urls: [\"ldaps://localhost\"], filter: \"(uid=%u)\", \
+             attributes: {{ shard: s }}, ca: {ca} }}"
+        ),
+        format!(
+            "sql: {{ url: \"postgres://localhost/mail\", user: u, query: \"SELECT 1\", ca: {ca} }}"
+        ),
+        format!("redis: {{ url: \"rediss://localhost\", key: \"%u\", ca: {ca} }}"),
+        format!("auth_http: {{ urls: [\"https://localhost/auth\"], ca: {ca} }}"),
+    ]
+}
+
+/// A lookup reads its authorities when it connects. Whoever checks the file learns of a wrong
+/// one before the first login does, at the line that names it.
+#[test]
+fn authorities_of_directories_that_cannot_be_used_are_told_at_their_line() {
+    let line = Cell::new(0);
+    let with = |lookups: &[String], places: &Places| {
+        std::fs::write(places.file("empty.pem"), "no block\n").unwrap();
+        let good = good(places);
+        let (head, _) = good.split_once("routing:").unwrap();
+        line.set(head.lines().count() + 3);
+        let lookups: String = lookups.iter().map(|one| format!("    - {one}\n")).collect();
+        format!("{head}routing:\n  lookups:\n{lookups}")
+    };
+    let (code, text) = check(&AUTHORITY, |places| with(&lookups_with("ca.pem"), places));
+    assert_eq!(code, 0, "{text}");
+    for (place, lookup) in lookups_with("missing.pem").into_iter().enumerate() {
+        let mut lookups = lookups_with("ca.pem");
+        lookups[place] = lookup;
+        let with = |places: &Places| with(&lookups, places);
+        for (code, text) in [check(&AUTHORITY, with), serve(with)] {
+            assert_eq!(code, 64, "{text}");
+            let line = line.get() + place;
+            assert!(text.contains(&format!("pointsman.yaml:{line}:")), "line {line}: {text}");
+            assert!(text.contains("missing.pem: No such file"), "{text}");
+        }
+    }
+    let (code, text) = check(&AUTHORITY, |places| with(&lookups_with("empty.pem"), places));
+    assert_eq!(code, 64, "{text}");
+    assert_eq!(text.matches("empty.pem holds no certificate").count(), 1, "once a file: {text}");
 }
 
 #[test]

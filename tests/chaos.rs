@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -24,6 +25,7 @@ use support::client::Client;
 use support::dovecot::{Dovecot, Settings};
 use support::namespace::Namespace;
 use support::pointsman::Pointsman;
+use support::process::run;
 use support::tls::Authority;
 use support::{mail, wait_until};
 use tempfile::TempDir;
@@ -38,6 +40,10 @@ const SESSIONS_PER_USER: usize = 2;
 const PASSWORD: &str = "secret";
 /// What a server's log writes in front of each line: seconds since 1970.
 const CLOCK: &str = "log_timestamp = \"%s.%{usecs} \"\nservice imap {\n  process_min_avail = 0\n}";
+
+/// How much later than a session's end its line may be stamped, in seconds: a process of its
+/// own writes the log, and it has to get its turn on a busy machine.
+const LOG_LAG: f64 = 0.05;
 
 /// What one client did and saw.
 #[derive(Default, Clone)]
@@ -369,7 +375,7 @@ fn stays(log: &str, deaths: &[f64]) -> Vec<Stay> {
         {
             let session = text.split("><").nth(1).and_then(|rest| rest.split('>').next());
             if let Some((user, from)) = session.and_then(|session| open.remove(session)) {
-                found.push(Stay { user, from, to: when });
+                found.push(Stay { user, from, to: when - LOG_LAG });
             }
         }
     }
@@ -455,6 +461,53 @@ fn assert_unavailable(scene: &Scene, users: &HashSet<String>) {
         let told = scene.proxy.client().try_login(user, PASSWORD).status;
         assert!(told.starts_with("NO [UNAVAILABLE]"), "{user}: {told}");
     }
+}
+
+/// As service managers stop it: the master is told, which leaves the sessions to themselves,
+/// then each of them, which says BYE. Their ends are in the log before their connections end.
+#[test]
+fn users_of_a_server_that_is_restarted_in_order_are_back_within_five_seconds() {
+    let _one = STAGE.lock();
+    let mut scene = Scene::new(None);
+    let struck = scene.users_on(0);
+    assert!(struck.len() > 10 && struck.len() < USERS, "{}", struck.len());
+    scene.servers[0].process().signal(Signal::TERM);
+    assert_eq!(scene.servers[0].process().wait_for_end(), 0);
+    // Their sessions go on, so that they may be nowhere else.
+    assert_unavailable(&scene, &struck);
+    let start = Instant::now();
+    end_sessions(&scene.servers[0]);
+    support_patience("the sessions were cut off", Duration::from_secs(10), || {
+        struck.iter().all(|user| scene.story(user).iter().all(|story| !story.cuts.is_empty()))
+    });
+    scene.wait_until_back(&struck, Duration::from_secs(20));
+    for story in struck.iter().flat_map(|user| scene.story(user)) {
+        let (cut, back) = story.cuts[0];
+        let away = back.unwrap() - cut.min(start);
+        assert!(away < Duration::from_secs(5), "away for {away:?}");
+    }
+    wait_until("each session's end is in the log", || {
+        let log = scene.servers[0].log();
+        let told = log.matches("Disconnected: Server shutting down").count();
+        (told == struck.len() * SESSIONS_PER_USER).then_some(())
+    });
+    // It comes back, and so may users.
+    scene.servers[0].restart();
+    scene.proxy.wait_for_metrics("the server is up again", |now| {
+        now.sum("pointsman_backend_up", &[("backend", "b0")]) > 0.5
+    });
+    scene.finish(&struck, &[]);
+}
+
+/// Tells all session processes of a server whose master is gone to end, and waits for it.
+fn end_sessions(server: &Dovecot) {
+    let group = server.id().to_string();
+    run(Command::new("pkill").args(["-TERM", "-g", &group, "imap"]));
+    support_patience("the session processes have ended", Duration::from_secs(20), || {
+        // One that is dead but not collected yet holds nothing.
+        let left = Command::new("pgrep").args(["-r", "R,S,D,T", "-g", &group, "imap"]).output();
+        left.unwrap().stdout.is_empty()
+    });
 }
 
 /// The server stands still with all its sessions. Nobody of its users gets in anywhere until

@@ -96,6 +96,7 @@ fn touch(metrics: &Metrics) {
     metrics.config.started(1, UNIX_EPOCH);
     metrics.config.reload_applied(2, UNIX_EPOCH);
     metrics.config.reload_refused();
+    metrics.config.users_map_refused();
     metrics.config.set_certificates([("mail.pem", 1)]);
 }
 

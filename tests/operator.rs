@@ -11,12 +11,14 @@
 
 mod support;
 
-use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
 
-use support::backend::Backend;
+use support::backend::{Backend, Opening};
 use support::client::Client;
 use support::ordinary::Ordinary;
 use support::pointsman::{Places, Pointsman, run_binary};
@@ -182,7 +184,7 @@ fn a_drained_backend_is_empty_in_time_where_that_is_asked_for() {
 #[test]
 fn users_of_a_fenced_backend_go_elsewhere_at_once_though_it_never_said_goodbye() {
     // It takes logins, and then neither answers nor closes, as a server that hangs.
-    let hung = Backend::start(support::backend::Opening::clear(), |peer| {
+    let hung = Backend::start(Opening::clear(), |peer| {
         peer.send("* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] hi\r\n")?;
         peer.answer("AUTHENTICATE", "{tag} OK [CAPABILITY IMAP4rev1] in\r\n")?;
         while peer.line().is_ok() {}
@@ -388,6 +390,72 @@ fn b68_a_kick_ends_sessions_by_any_spelling_also_after_a_reload() {
 }
 
 /// B-82: never inside a literal.
+/// A proxy in front of that one backend, which takes its time.
+fn before_a_slow_one(backend: &Backend) -> Pointsman {
+    Pointsman::start(&AUTHORITY, |places| {
+        let times = "upstream: { connect_timeout: 20s, login_timeout: 30s }\n";
+        places.head() + times + &support::backend::shard(backend)
+    })
+}
+
+fn wait_for(go: &AtomicBool) {
+    while !go.load(Ordering::SeqCst) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_kick_ends_a_login_that_waits_for_the_backend_before_its_credentials_are_given_away() {
+    let go = Arc::new(AtomicBool::new(false));
+    let wait = Arc::clone(&go);
+    let backend = Backend::start(Opening::clear(), move |peer| {
+        wait_for(&wait);
+        Ordinary::new().converse(peer)
+    });
+    let proxy = before_a_slow_one(&backend);
+    let (mut anna, mut bert) = (proxy.client(), proxy.client());
+    let anna_tag = anna.send_command("LOGIN anna secret");
+    let bert_tag = bert.send_command("LOGIN bert secret");
+    backend.wait_for_connections(2);
+    proxy.operate_ok(&["kick", " ANNA"]);
+    go.store(true, Ordering::SeqCst);
+    let told = anna.read_response(&anna_tag).status;
+    assert!(told.starts_with("NO [UNAVAILABLE]"), "{told}");
+    assert!(bert.read_response(&bert_tag).is_ok(), "nobody else is meant");
+    assert_eq!(backend.users(), ["bert"]);
+    proxy.wait_for_log("reason=kicked");
+    // What begins later is another login.
+    anna.login("anna", "secret");
+    assert_eq!(backend.users(), ["bert", "anna"]);
+    anna.logout();
+}
+
+#[test]
+fn a_kick_ends_a_session_whose_login_the_backend_takes_later() {
+    let go = Arc::new(AtomicBool::new(false));
+    let wait = Arc::clone(&go);
+    let slow = Ordinary::new().verdict(move |_, _| {
+        wait_for(&wait);
+        "OK Logged in.".to_owned()
+    });
+    let backend = slow.start();
+    let proxy = before_a_slow_one(&backend);
+    let mut anna = proxy.client();
+    anna.send_command("LOGIN anna secret");
+    wait_until("the backend has the credentials", || (backend.users().len() == 1).then_some(()));
+    let said = proxy.operate_json(&["kick", "anna"]);
+    assert_eq!(said["sessions"], 1, "{said}");
+    go.store(true, Ordering::SeqCst);
+    // The OK may come before the end.
+    anna.read_to_end();
+    let closed = [("reason", "kicked")];
+    proxy.wait_for_metrics("it was the kick", |now| {
+        now.sum("pointsman_sessions_closed_total", &closed) == 1.0
+    });
+    backend.wait_until_empty();
+    proxy.logged_in("anna", "secret").logout();
+}
+
 #[test]
 fn b82_a_kick_inside_a_literal_closes_without_another_byte() {
     let (n2, s1) = (Backend::ordinary(), Backend::ordinary());

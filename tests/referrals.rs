@@ -146,3 +146,23 @@ fn b55_a_referral_does_not_put_a_user_on_two_backends() {
     });
     assert!(second.users().iter().all(|user| user == "bob"));
 }
+
+#[test]
+fn b55_a_referral_brings_nobody_new_to_a_backend_that_drains() {
+    let second = Backend::ordinary();
+    let first = referring(url(second.port())).start();
+    let proxy = start(&[&first, &second]);
+    let kept = proxy.logged_in("bob", "secret");
+    proxy.operate_ok(&["drain", "b1"]);
+    // Whoever has sessions there joins them, and is not sent.
+    proxy.logged_in("bob", "secret").logout();
+    assert_eq!((first.users().len(), second.users().len()), (1, 2));
+    kept.logout();
+    proxy.wait_for_metrics("his sessions have ended", |now| {
+        now.sum("pointsman_backend_sessions", &[]) < 0.5
+    });
+    assert_lost(&proxy, "the server takes nobody new");
+    assert_eq!((first.users().len(), second.users().len()), (2, 2));
+    proxy.operate_ok(&["resume", "b1"]);
+    proxy.logged_in("bob", "secret").logout();
+}

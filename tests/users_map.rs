@@ -87,6 +87,7 @@ fn a_new_map_is_taken_up_without_a_word_and_a_bad_one_is_not() {
     });
     assert_eq!(shard_of(&proxy, "BOB", &shards), Some("north"));
     assert_eq!(shard_of(&proxy, "eve@example.org", &shards), Some("south"));
+    assert!(proxy.metrics().sum("pointsman_users_map_errors_total", &[]).abs() < 0.5);
     // A shard that the configuration does not have, and a user whom nobody knows.
     let mut client = proxy.client();
     let answer = client.try_login("ida", "secret");
@@ -102,10 +103,18 @@ fn a_new_map_is_taken_up_without_a_word_and_a_bad_one_is_not() {
     // One that somebody brought here, cut off: the former one serves, also over a reload.
     let map = proxy.places().file("users.map");
     let whole = fs::read(&map).unwrap();
-    fs::remove_file(&map).unwrap();
-    fs::write(&map, &whole[..whole.len() - 1]).unwrap();
+    let bring = |bytes: &[u8]| {
+        fs::write(proxy.places().file("brought"), bytes).unwrap();
+        fs::rename(proxy.places().file("brought"), &map).unwrap();
+    };
+    bring(&whole[..whole.len() - 1]);
     proxy.wait_for_log("a users map is not taken up, the former one serves");
     assert_eq!(shard_of(&proxy, "bob", &shards), Some("south"));
+    let refused = || proxy.metrics().sum("pointsman_users_map_errors_total", &[]);
+    assert!((refused() - 1.0).abs() < 0.5, "{}", refused());
+    // Another one with the same fault is told no more, and counted still.
+    bring(&whole[..whole.len() - 1]);
+    wait_until("it is counted too", || (refused() > 1.5).then_some(()));
     proxy.reload();
     proxy.wait_for_log("configuration refused");
     assert_eq!(shard_of(&proxy, "bob", &shards), Some("south"));

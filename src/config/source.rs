@@ -22,6 +22,8 @@ pub enum Object {
     Backend(BackendId),
     /// `ca` of a backend.
     BackendCa(BackendId),
+    /// `ca` of a lookup, by the file that it names.
+    LookupCa(PathBuf),
     /// `users.file` of the lookup of that index in `routing.lookups`.
     UsersFile(usize),
     /// The `hash` lookup.

@@ -1,6 +1,7 @@
 //! All faults of what a configuration names, each pointed back at a line: of the file
 //! itself where it is text that an operator writes, else of the configuration.
 
+use std::collections::HashSet;
 use std::fmt::Display;
 use std::fs::Metadata;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +12,7 @@ use crate::config::{
 };
 use crate::control::ApplyError;
 use crate::names::BackendId;
-use crate::net::tls::{ServerTls, TlsError};
+use crate::net::tls::{ServerTls, TlsError, verifying};
 use crate::routing::maps::Maps;
 use crate::routing::{RoutingError, SlotError, SlotTable, Table, UsersError};
 use crate::upstream::backends::Upstreams;
@@ -49,7 +50,23 @@ pub(super) fn faults(
     faults.extend(Upstreams::faults(config).iter().map(|error| tls(config, error)));
     faults.extend(passwords(config));
     faults.extend(programs(config));
+    faults.extend(authorities(config));
     faults
+}
+
+/// Files of authorities of directories that cannot be used, each once. A lookup reads its
+/// file when it connects: without this the first logins would find out.
+pub(super) fn authorities(config: &Config) -> Vec<Fault> {
+    let mut seen = HashSet::new();
+    let files = config.routing.lookups.iter().filter_map(|lookup| match lookup {
+        Lookup::Remote(remote) => remote.directory.ca(),
+        _ => None,
+    });
+    let unusable = |file: &Path| {
+        let error = verifying(Some(file)).err()?;
+        Some(at(config, &Object::LookupCa(file.to_owned()), &error))
+    };
+    files.filter(|file| seen.insert(*file)).filter_map(unusable).collect()
 }
 
 /// Programs that cannot be run.

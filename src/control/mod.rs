@@ -203,7 +203,9 @@ fn load(
     if let Some(fault) = Upstreams::faults(config).into_iter().next() {
         return Err(fault.into());
     }
-    locate::refusal([locate::passwords(config), locate::programs(config)].concat())?;
+    locate::refusal(
+        [locate::passwords(config), locate::programs(config), locate::authorities(config)].concat(),
+    )?;
     let tls = locate::wants_tls(config).then(|| ServerTls::load(&config.tls)).transpose()?;
     Ok((tls, Table::load(config, slots, generation, around)?))
 }

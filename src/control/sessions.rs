@@ -11,6 +11,7 @@ use super::{Control, OperateError};
 use crate::names::{BackendId, UserName};
 use crate::proxy::orders::{Border, CloseReason, Ending, SessionFacts};
 use crate::proxy::registry::{SessionHandle, SessionRow, WalkPlace};
+use crate::proxy::shared::Shared;
 use crate::routing::query::Query;
 
 /// Sessions on one page at most.
@@ -84,7 +85,8 @@ impl Control {
         Ok(Sessions { sessions, next: next.map(|place| format!("{}.{}", place.book, place.row)) })
     }
 
-    /// Ends sessions: a BYE at a border between two responses, else a close.
+    /// Ends sessions: a BYE at a border between two responses, else a close. Of a single user
+    /// also the logins under way: no session whose login began before goes on behind it.
     ///
     /// # Errors
     /// Among others where it would be everybody, unless forced.
@@ -113,7 +115,7 @@ impl Control {
                     // anything, or is among the sessions below.
                     self.run_time.set_block(&user, true).await?;
                 }
-                (self.sessions_of(&user).await, Duration::ZERO)
+                (self.stop_logins(&user).await, Duration::ZERO)
             }
             _ if kick.block => {
                 let message = "only a single user can be blocked with a kick".to_owned();
@@ -143,16 +145,21 @@ impl Control {
         Ok(report)
     }
 
-    /// The sessions of a user, or of the identity that the name leads to: aliases share one.
-    async fn sessions_of(&self, user: &UserName) -> Vec<SessionRow> {
-        let registry = &self.shared.registry;
+    /// Ends the logins under way of a user, or of the identity that the name leads to (aliases
+    /// share one), and gives the sessions: one of the two has every login that began before.
+    async fn stop_logins(&self, user: &UserName) -> Vec<SessionRow> {
+        let Shared { registry, logins, .. } = self.shared.as_ref();
+        logins.kick(user);
         let rows = registry.sessions_of_user(user);
         if !rows.is_empty() {
             return rows;
         }
         let snapshot = self.shared.snapshot.load_full();
         match snapshot.table.route(&Query::of_user(user), |_| ()).await {
-            Ok(route) if route.user != *user => registry.sessions_of_user(&route.user),
+            Ok(route) if route.user != *user => {
+                logins.kick(&route.user);
+                registry.sessions_of_user(&route.user)
+            }
             // Without a lookup there is nobody but the user himself.
             _ => rows,
         }

@@ -1,21 +1,22 @@
-//! Which configuration is in force, and how long its certificates last.
+//! Which configuration is in force, with its users maps, and how long its certificates last.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Result};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Result};
 
 use super::families::Families;
 use super::labels::ReloadResult;
 use super::series::lock;
 
-/// Reloads and certificates.
+/// Reloads, users maps and certificates.
 pub struct ConfigMetrics {
     reloads: IntCounterVec,
     generation: IntGauge,
     last_success: IntGauge,
     last_success_timestamp: IntGauge,
+    users_map_errors: IntCounter,
     certificate_expiry: IntGaugeVec,
     certificates: Mutex<BTreeSet<String>>,
 }
@@ -45,6 +46,10 @@ impl ConfigMetrics {
                 "pointsman_config_last_reload_success_timestamp_seconds",
                 "When the configuration in force was applied, in seconds since 1970.",
             )?,
+            users_map_errors: families.counter(
+                "pointsman_users_map_errors_total",
+                "Generations of compiled users maps that could not be taken up.",
+            )?,
             certificate_expiry: families.gauges(
                 "pointsman_certificate_expiry_timestamp_seconds",
                 "When a listener certificate expires, in seconds since 1970.",
@@ -71,6 +76,11 @@ impl ConfigMetrics {
     pub fn reload_refused(&self) {
         self.last_success.set(0);
         self.reloads.with_label_values(&[ReloadResult::Refused.label()]).inc();
+    }
+
+    /// A new generation of a users map was not taken up; the former one serves.
+    pub fn users_map_refused(&self) {
+        self.users_map_errors.inc();
     }
 
     /// The certificates in force, each with its configured name and expiry in seconds since

@@ -2,7 +2,8 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, Result,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Result,
 };
 
 /// Upper bounds of every latency histogram in seconds: 12 buckets, narrow where healthy
@@ -14,6 +15,10 @@ pub(super) const SECONDS_BUCKETS: [f64; 12] =
 pub(super) struct Families<'r>(pub(super) &'r Registry);
 
 impl Families<'_> {
+    pub(super) fn counter(&self, name: &str, help: &str) -> Result<IntCounter> {
+        self.add(IntCounter::new(name, help)?)
+    }
+
     pub(super) fn counters(
         &self,
         name: &str,

@@ -46,7 +46,7 @@ pub struct Metrics {
     pub logins: LoginMetrics,
     /// What sessions do, why they end, what clients do wrong, limits.
     pub sessions: SessionMetrics,
-    /// Reloads and certificates.
+    /// Reloads, users maps and certificates.
     pub config: ConfigMetrics,
     /// Lookups of backends' names.
     pub dns: DnsMetrics,

@@ -4,6 +4,7 @@
 mod admission;
 mod exchange;
 mod moving;
+mod referred;
 mod route;
 mod signing;
 
@@ -25,12 +26,12 @@ use crate::proxy::attempt::exchange::Dialled;
 use crate::proxy::dialogue::Dialogue;
 use crate::proxy::forward;
 use crate::proxy::identity::{self, Identity};
+use crate::proxy::logins::LoginUnderWay;
 use crate::proxy::reaper::Reaper;
-use crate::proxy::referral::Target;
 use crate::proxy::registry::{Live, Redirect, Request, Reservation, ReserveError, SessionHandle};
 use crate::proxy::shared::{Shared, Snapshot};
 use crate::routing::Route;
-use crate::routing::name::{self, NameError};
+use crate::routing::name::NameError;
 use crate::sasl::Proof;
 use crate::session::answer::Answer;
 use crate::session::forwarded::Trace;
@@ -47,8 +48,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 const FOLLOW_MAX: u32 = 8;
 /// Why a blocked user's login failed. The client is told what a wrong password gets.
 const BLOCKED: &str = "blocked";
-/// How many referrals of backends one login follows.
-const REFERRALS_MAX: usize = 2;
 
 /// What an attempt knows of its client.
 #[derive(Debug)]
@@ -166,8 +165,15 @@ pub(super) async fn log_in(
         let [user, master] = [&identity.user, master].map(|name| shared.telemetry.user(name));
         tracing::info!(session = %client.session, master, user, "a master user signs in");
     }
-    let attempt =
-        Attempt { shared, limits, snapshot: &snapshot, client, proof, identity: &identity };
+    let attempt = Attempt {
+        shared,
+        limits,
+        snapshot: &snapshot,
+        client,
+        proof,
+        identity: &identity,
+        under_way: &under_way,
+    };
     attempt.run(dialogue).await.map_err(|failure| {
         let user = Some(identity.user.clone());
         if failure.answer.is_unavailable() && under_way.came_back() {
@@ -195,6 +201,7 @@ struct Attempt<'a> {
     client: &'a Client<'a>,
     proof: &'a Proof,
     identity: &'a Identity,
+    under_way: &'a LoginUnderWay,
 }
 
 /// Where a login may go.
@@ -272,9 +279,9 @@ impl Attempt<'_> {
             match self.open(&backend, way, login_deadline).await {
                 Ok(opened) => match reservation.live(self.client.handle) {
                     Ok(live) => {
-                        if let Err(blocked) = self.check_not_blocked(&way.route.user) {
+                        if let Err(stopped) = self.check_still_welcome(&way.route.user) {
                             live.rejected();
-                            return Err(blocked);
+                            return Err(stopped);
                         }
                         let dialled = Dialled { opened, live, admitted };
                         let success = self.finish(dialled, &backend, dialogue).await?;
@@ -299,47 +306,6 @@ impl Attempt<'_> {
                 }
             }
         }
-    }
-
-    /// The way to the backend that a referral names, where it may be followed: to another
-    /// configured backend, for the same user, and not too often.
-    fn follow(&self, way: Way, referral: Referral) -> Result<Way, Failure> {
-        let mut referred_by = way.referred_by;
-        referred_by.push(referral.from);
-        if referred_by.len() > REFERRALS_MAX {
-            return Err(self.lost(&referred_by, "too many referrals"));
-        }
-        let Some(target) = Target::parse(&referral.url) else {
-            return Err(self.lost(&referred_by, "it names no server"));
-        };
-        let routing = &self.snapshot.config.routing;
-        let same_user = target.user.as_deref().is_none_or(|typed| {
-            name::canonical(routing, typed).is_ok_and(|user| user == self.identity.user)
-        });
-        if !same_user {
-            return Err(self.lost(&referred_by, "it names another user"));
-        }
-        let Some(backend) = target.find(&self.snapshot.upstreams) else {
-            return Err(self.lost(&referred_by, "the server is no configured backend"));
-        };
-        if referred_by.contains(backend.name()) {
-            return Err(self.lost(&referred_by, "it leads back"));
-        }
-        tracing::debug!(session = %self.client.session, backend = %backend.name(), "referral followed");
-        let route = Route { shard: backend.shard.name.clone(), ..way.route };
-        let candidates = vec![backend.name().clone()];
-        Ok(Way { route, candidates, standby: Vec::new(), referred_by })
-    }
-
-    /// A referral that is not followed: told to the operator, never to the client.
-    fn lost(&self, referred_by: &[BackendId], why: &'static str) -> Failure {
-        if let Some(from) = referred_by.last() {
-            tracing::warn!(session = %self.client.session, backend = %from, why, "a referral is not followed");
-            if let Some(backend) = self.snapshot.upstreams.backend(from) {
-                backend.metrics.failed("referral");
-            }
-        }
-        Failure::new(Answer::Unavailable, "referral")
     }
 
     fn reserve(

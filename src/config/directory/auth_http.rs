@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
 
 use super::endpoint::{HttpServer, LegSecurity, Scheme, check_url};
-use super::{check_built, check_timeout};
+use super::{check_built, check_ca, check_timeout};
 use crate::config::check::{Check, Entries, Names, Text};
 use crate::config::secret::{self, SecretSource};
 
@@ -65,7 +65,7 @@ impl RawAuthHttp {
         let Spanned { value: raw, defined: place, .. } = raw;
         let connect_timeout = check_timeout(raw.connect_timeout.as_ref(), check);
         let headers = raw.check_headers(check);
-        let ca = raw.ca.as_ref().and_then(|ca| check.path("ca", ca));
+        let ca = check_ca(raw.ca.as_ref(), check);
         let nginx_compat = check.word("nginx_compat", raw.nginx_compat.as_ref(), false);
         let pass_error_text = check.word("pass_error_text", raw.pass_error_text.as_ref(), false);
         let range = Duration::ZERO..=WAIT_MAX;

@@ -7,7 +7,7 @@ use serde_saphyr::{Location, Spanned};
 
 use super::endpoint::{Endpoint, LegSecurity, Scheme, check_url};
 use super::template::Template;
-use super::{Connections, RECORD_FIELDS, check_built};
+use super::{Connections, RECORD_FIELDS, check_built, check_ca};
 use crate::config::check::{Check, Entries, Keyword, Names, Text};
 use crate::config::secret::{self, SecretSource};
 
@@ -83,7 +83,7 @@ impl RawLdap {
         let (timeout, most) = (raw.connect_timeout.as_ref(), raw.connections.as_ref());
         let connections = Connections::check(timeout, most, check);
         let scope = check.word("scope", raw.scope.as_ref(), LdapScope::Sub);
-        let ca = raw.ca.as_ref().and_then(|ca| check.path("ca", ca));
+        let ca = check_ca(raw.ca.as_ref(), check);
         let bind_password = raw.check_password(check);
         let attributes = raw.check_attributes(*place, check);
         let expected = "`filter`: which entry is the user's, such as \"(mail=%u)\"";

@@ -10,11 +10,13 @@ mod template;
 #[cfg(test)]
 mod tests;
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_saphyr::Spanned;
 
 use crate::config::check::{Check, Text};
+use crate::config::source::Object;
 
 pub use self::auth_http::AuthHttpLookup;
 pub use self::endpoint::{Endpoint, HttpServer, LegSecurity};
@@ -84,6 +86,23 @@ pub enum Directory {
     Sql(SqlLookup),
 }
 
+impl Directory {
+    /// The PEM file of the authorities that may sign its certificate, where one is named.
+    pub fn ca(&self) -> Option<&Path> {
+        match self {
+            Self::AuthHttp(lookup) => lookup.ca.as_deref(),
+            Self::Ldap(lookup) => lookup.ca.as_deref(),
+            Self::Redis(lookup) => lookup.ca.as_deref(),
+            Self::Sql(SqlLookup { database, .. }) => match database {
+                SqlDatabase::Postgres(server) | SqlDatabase::MariaDb(server) => {
+                    server.ca.as_deref()
+                }
+                SqlDatabase::Sqlite(_) => None,
+            },
+        }
+    }
+}
+
 /// What bounds the connections to a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connections {
@@ -104,6 +123,14 @@ impl Connections {
 fn check_timeout(text: Option<&Text>, check: &mut Check<'_>) -> Duration {
     let range = CONNECT_TIMEOUT_MIN..=CONNECT_TIMEOUT_MAX;
     check.duration("connect_timeout", text, range, CONNECT_TIMEOUT_DEFAULT)
+}
+
+/// The file of authorities, whose line is remembered for what is found in it later.
+fn check_ca(text: Option<&Text>, check: &mut Check<'_>) -> Option<PathBuf> {
+    let text = text?;
+    let file = check.path("ca", text)?;
+    check.remember(Object::LookupCa(file.clone()), text.defined);
+    Some(file)
 }
 
 /// A kind of lookup that this build may have been made without.

@@ -7,7 +7,7 @@ use serde_saphyr::Spanned;
 
 use super::endpoint::{Endpoint, LegSecurity, Scheme, check_url};
 use super::template::Template;
-use super::{Connections, check_built};
+use super::{Connections, check_built, check_ca};
 use crate::config::check::{Check, Keyword, Text};
 use crate::config::secret::{self, SecretSource};
 
@@ -76,7 +76,7 @@ impl RawRedis {
         let connections = Connections::check(timeout, most, check);
         let value = check.word("value", raw.value.as_ref(), RedisValue::String);
         let allow_clear = check.word("allow_clear", raw.allow_clear.as_ref(), false);
-        let ca = raw.ca.as_ref().and_then(|ca| check.path("ca", ca));
+        let ca = check_ca(raw.ca.as_ref(), check);
         let password = raw.password.as_ref().and_then(|text| secret::take("password", text, check));
         let expected = "`key`: the key, such as \"mail:user:%u\"";
         let key = check.required("key", raw.key.as_ref(), *place, expected);

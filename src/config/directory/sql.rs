@@ -7,7 +7,7 @@ use serde_saphyr::{Location, Spanned};
 
 use super::endpoint::{Endpoint, LegSecurity, Scheme, check_url};
 use super::template::NamePart;
-use super::{Connections, check_built};
+use super::{Connections, check_built, check_ca};
 use crate::config::check::{Check, Keyword, Text};
 use crate::config::secret::{self, SecretSource};
 
@@ -170,7 +170,7 @@ impl RawSql {
         check: &mut Check<'_>,
     ) -> Option<SqlServer> {
         let allow_clear = check.word("allow_clear", self.allow_clear.as_ref(), false);
-        let ca = self.ca.as_ref().and_then(|ca| check.path("ca", ca));
+        let ca = check_ca(self.ca.as_ref(), check);
         let password =
             self.password.as_ref().and_then(|text| secret::take("password", text, check));
         let expected = "`user`: who signs in to the database";

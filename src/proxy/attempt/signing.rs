@@ -14,8 +14,19 @@ use crate::upstream::login::LOGIN_MESSAGE_BYTES_MAX;
 const DELAY_MAX: Duration = Duration::from_secs(30);
 
 impl Attempt<'_> {
+    /// Right before anything of the login is given to a backend, when the registry has it as
+    /// live: whoever was blocked or kicked while he was on his way goes no further. What
+    /// passes here is among the sessions that a kick finds.
+    pub(super) fn check_still_welcome(&self, user: &UserName) -> Result<(), Failure> {
+        self.check_not_blocked(user)?;
+        if self.under_way.is_kicked([&self.identity.user, user]) {
+            return Err(Failure::new(Answer::Unavailable, "kicked"));
+        }
+        Ok(())
+    }
+
     /// The user may have been blocked by any of the names that lead to him, also while he
-    /// was on his way: a kick knows only of live sessions.
+    /// was on his way.
     pub(super) fn check_not_blocked(&self, user: &UserName) -> Result<(), Failure> {
         if self.shared.overrides.is_blocked(user) {
             return Err(Failure::new(Answer::AuthenticationFailed, BLOCKED));

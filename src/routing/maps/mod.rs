@@ -28,6 +28,7 @@ pub use self::format::Rules;
 pub(super) use self::format::is_lmdb;
 use self::generation::Generation;
 pub use self::generation::MapError;
+use crate::metrics::Metrics;
 use crate::names::ShardId;
 
 /// How often maps are looked at for a new generation.
@@ -47,6 +48,8 @@ struct Inner {
     /// Where copies are made; without it every map is opened where it lies.
     copies: Option<PathBuf>,
     next_copy: AtomicU64,
+    /// Where it is counted that a new generation was not taken up.
+    metrics: Option<Arc<Metrics>>,
     files: Mutex<Vec<Weak<MapFile>>>,
 }
 
@@ -102,7 +105,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Maps {
     /// Maps whose copies lie in a folder of the store. What an earlier process left there is
     /// removed. Without a store every map is opened where it lies: for a look, not for long.
-    pub fn new(store: &Path) -> Self {
+    pub fn new(store: &Path, metrics: Arc<Metrics>) -> Self {
         let copies = store.join(COPIES_FOLDER);
         if let Ok(left) = fs::read_dir(&copies) {
             for entry in left.flatten() {
@@ -110,7 +113,7 @@ impl Maps {
                 let _ = fs::remove_file(entry.path());
             }
         }
-        let inner = Inner { copies: Some(copies), ..Inner::default() };
+        let inner = Inner { copies: Some(copies), metrics: Some(metrics), ..Inner::default() };
         Self { inner: Arc::new(inner) }
     }
 
@@ -158,7 +161,8 @@ impl Maps {
         }
     }
 
-    /// One look at a map's file. Faults are told once each.
+    /// One look at a map's file. Faults are told once each, and counted: one of the file once
+    /// for each state of it, one that may pass when it begins.
     fn look_at(&self, file: &MapFile) {
         let identity = Identity::of(&file.path).ok();
         if identity.is_some() && identity == lock(&file.seen).refused {
@@ -167,7 +171,12 @@ impl Maps {
         let Err(error) = self.refresh(file) else { return };
         let mut seen = lock(&file.seen);
         let text = error.to_string();
-        if seen.told.as_ref() != Some(&text) {
+        let is_news = seen.told.as_ref() != Some(&text);
+        // One that cannot pass was not seen in this state before, though its words may be the same.
+        if is_news || !error.may_pass() {
+            self.inner.metrics.iter().for_each(|metrics| metrics.config.users_map_refused());
+        }
+        if is_news {
             tracing::error!(%error, "a users map is not taken up, the former one serves");
             seen.told = Some(text);
         }

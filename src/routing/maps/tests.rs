@@ -42,7 +42,7 @@ impl Scene {
 
     /// The proxy's maps, with a store.
     fn maps(&self) -> Maps {
-        Maps::new(&self.path("state"))
+        Maps::new(&self.path("state"), Metrics::register().unwrap())
     }
 
     fn open(&self, maps: &Maps) -> Arc<MapFile> {
