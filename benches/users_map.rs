@@ -23,6 +23,7 @@ use clap::Parser;
 use pointsman::config::{Canonical, Config};
 use pointsman::metrics::Metrics;
 use pointsman::names::UserName;
+use pointsman::net::resolve::Resolver;
 use pointsman::routing::maps::{self, InputFormat, MapFile, Maps, Order, Rules};
 use pointsman::routing::query::Query;
 use pointsman::routing::{SlotTable, Surroundings, Table};
@@ -158,13 +159,19 @@ fn routes(names: u64, map: &Path) -> Vec<Duration> {
     let config = Config::parse(Path::new("/bench.yaml"), &text).unwrap();
     let control =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let metrics = Metrics::register().unwrap();
+    let resolver = control.block_on(Resolver::new(&config.dns, Arc::clone(&metrics))).unwrap();
     let around = Surroundings {
         runtime: control.handle().clone(),
-        metrics: Metrics::register().unwrap(),
+        metrics,
         maps: Maps::default(),
+        resolver,
         former: None,
     };
-    let table = Table::load(&config, &SlotTable::unassigned(), 1, &around).unwrap();
+    let table = {
+        let _in_runtime = control.enter();
+        Table::load(&config, &SlotTable::unassigned(), 1, &around).unwrap()
+    };
     let worker = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let times = worker.block_on(async {
         let mut times = Vec::new();

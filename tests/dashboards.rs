@@ -71,6 +71,8 @@ fn touch(metrics: &Metrics) {
     n1.failed("timeout");
     n1.checked("ok");
     n1.fenced("ok");
+    n1.looked_for_warm("hit");
+    n1.set_warm(1);
     n1.set_state(BackendState::Up);
     north.set_capabilities_differ(false);
     let imaps = metrics.listener("imaps");

@@ -10,7 +10,8 @@
 
 mod support;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -341,4 +342,68 @@ fn localhost_is_known_without_any_name_server() {
     proxy.logged_in("anna", "secret").logout();
     assert_eq!(backend.users(), ["anna"]);
     assert!(!silent.was_asked());
+}
+
+#[test]
+fn warm_connections_to_an_address_that_is_gone_are_given_up() {
+    let first = backend_at(2, support::free_port());
+    let second = backend_at(3, first.port());
+    let mut server = Dnsmasq::start(&["--host-record=b.example.test,127.0.0.2"]);
+    let port = first.port();
+    let backend = format!(
+        "address: \"b.example.test:{port}\", tls: none, warm_connections: 2, warm_age_max: 30m"
+    );
+    let proxy = proxy(server.address(), &backend);
+    wait_until("two are ready", || (first.open_connections() == 2).then_some(()));
+    server.restart(&["--host-record=b.example.test,127.0.0.3"]);
+    first.wait_until_empty();
+    wait_for_login_at(&proxy, &second);
+    assert_eq!(first.users().len(), 0);
+}
+
+/// nginx's servers name backends by address; here they may have names.
+#[test]
+fn an_http_server_and_the_backend_that_it_means_are_found_by_name() {
+    let backend = backend_at(2, support::free_port());
+    let auth = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 4), support::free_port())).unwrap();
+    let auth_port = auth.local_addr().unwrap().port();
+    let answer = format!(
+        "HTTP/1.0 200 OK\r\nAuth-Status: OK\r\nAuth-Server: 127.0.0.2\r\nAuth-Port: {}\r\n\r\n",
+        backend.port()
+    );
+    std::thread::spawn(move || {
+        for socket in auth.incoming() {
+            let mut socket = socket.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                socket.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            socket.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let server = Dnsmasq::start(&[
+        "--host-record=b.example.test,127.0.0.2",
+        "--host-record=auth.example.test,127.0.0.4",
+    ]);
+    let proxy = Pointsman::start(&AUTHORITY, |places| {
+        format!(
+            "{}dns: {{ servers: [\"{}\"], timeout: {DNS_TIMEOUT:?} }}\n\
+             shards:\n  other: {{ kind: shared, backends: [ {{ name: o, address: \"127.0.0.9:9\", tls: none }} ] }}\n  \
+             s: {{ kind: shared, backends: [ {{ name: b, address: \"b.example.test:{}\", tls: none }} ] }}\n\
+             routing: {{ lookups: [ {{ auth_http: {{ urls: [\"http://auth.example.test:{auth_port}/\"], \
+             allow_clear: true }}, timeout: 6s }} ] }}\n",
+            places.head(),
+            server.address(),
+            backend.port(),
+        )
+    });
+    proxy.logged_in("anna", "secret").logout();
+    server.process.signal(Signal::STOP);
+    wait_until("a lookup times out", || (lookups(&proxy, "timeout") >= 1.0).then_some(()));
+    let watch = Stopwatch::start();
+    proxy.logged_in("anna", "secret").logout();
+    assert!(watch.elapsed() < AT_ONCE, "{:?}", watch.elapsed());
+    assert_eq!(backend.users(), ["anna", "anna"]);
 }

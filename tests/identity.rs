@@ -12,7 +12,7 @@ mod support;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use base64::Engine;
@@ -22,6 +22,7 @@ use proptest::prelude::*;
 use pointsman::config::Config;
 use pointsman::metrics::Metrics;
 use pointsman::names::UserName;
+use pointsman::net::resolve::Resolver;
 use pointsman::proxy::registry::{Registry, Request, SessionHandle};
 use pointsman::routing::maps::Maps;
 use pointsman::routing::query::Query;
@@ -406,9 +407,11 @@ proptest! {
 
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let metrics = Metrics::register().unwrap();
         let around = Surroundings {
             runtime: runtime.handle().clone(),
-            metrics: Metrics::register().unwrap(),
+            resolver: Resolver::with_ask(Arc::clone(&metrics), |_| Box::pin(std::future::pending())),
+            metrics,
             maps: Maps::default(),
             former: None,
         };

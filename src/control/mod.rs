@@ -129,10 +129,12 @@ impl Foundation {
             Some(shards) => SlotTable::planned(&self.store.snapshot().await?, shards),
             None => Ok(SlotTable::unassigned()),
         };
+        let resolver = self.resolver.reconfigured(&config.dns).await?;
         let around = Surroundings {
             runtime: Handle::current(),
             metrics: Arc::clone(&self.metrics),
             maps: self.maps.clone(),
+            resolver: resolver.clone(),
             former: former.map(|former| former.table.former(Arc::clone(&former.config))),
         };
         let (config, loaded) = load_files(config, slots, generation, around).await?;
@@ -140,10 +142,9 @@ impl Foundation {
         let table = table.with_pins(Arc::clone(&self.overrides));
         let none = Upstreams::default();
         let known = former.map_or(&none, |former| &former.upstreams);
-        let resolver = self.resolver.reconfigured(&config.dns).await?;
         let upstreams = Upstreams::build(&config, known, &resolver, &self.metrics)?;
         for place in resolver.resolve_now(RESOLVE_TIME_MAX).await {
-            tracing::warn!(place, "a backend's name has no address yet; it is asked again");
+            tracing::warn!(place, "a server's name has no address yet; it is asked again");
         }
         Ok(Snapshot { generation, config, table, upstreams, tls })
     }

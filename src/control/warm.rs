@@ -59,10 +59,14 @@ async fn keep(backend: Arc<Backend>, shared: Arc<Shared>) {
     let mut fills = JoinSet::new();
     let mut pause = PAUSE;
     let mut not_before = Instant::now();
+    let mut next_tidy = Instant::now();
     loop {
         let now = Instant::now();
         if serves(&backend, now) {
-            pool.tidy(now);
+            if next_tidy <= now {
+                pool.tidy(now, &backend.addresses.current());
+                next_tidy = now + TURN;
+            }
             let missing = pool.size().saturating_sub(pool.len() + fills.len());
             let room = if now < not_before { 0 } else { FILLS_MAX.saturating_sub(fills.len()) };
             for _ in 0..missing.min(room) {

@@ -19,9 +19,10 @@ use super::slots::{SlotError, SlotTable};
 use super::sources::{
     CompiledUsers, DomainFault, Domains, Patterns, Shards, Source, Users, UsersError, open,
 };
-use crate::config::{Config, Lookup, LookupGuard};
+use crate::config::{BackendPlace, Config, Lookup, LookupGuard};
 use crate::metrics::{LookupResult, LookupSource, Metrics};
 use crate::names::{BackendId, ShardId, UserName};
+use crate::net::resolve::{Addresses, Resolver};
 
 /// Where a user is to go: the answer of the lookups, before the registry joins or places.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,6 +179,8 @@ pub struct Surroundings {
     pub metrics: Arc<Metrics>,
     /// The users maps that are open.
     pub maps: Maps,
+    /// Follows the names of servers, in tasks of the runtime that the table is made on.
+    pub resolver: Resolver,
     /// The lookups of the configuration in force, to be taken over where they are unchanged.
     pub former: Option<Former>,
 }
@@ -194,7 +197,8 @@ impl Former {
     fn same(&self, config: &Config, lookup: &Lookup) -> Option<Guarded> {
         let (was, is) = (&self.config.routing, &config.routing);
         let same_names = was.canonical == is.canonical && was.default_domain == is.default_domain;
-        if !same_names || self.config.shards != config.shards {
+        let same_servers = self.config.shards == config.shards && self.config.dns == config.dns;
+        if !same_names || !same_servers {
             return None;
         }
         let place = was.lookups.iter().position(|former| former == lookup)?;
@@ -264,7 +268,8 @@ impl Table {
         if lookups.iter().filter(|lookup| matches!(lookup, Lookup::Hash { .. })).count() > 1 {
             return Err(RoutingError::TwoHashLookups);
         }
-        let loader = Loader { config, shards: &shards, slots, maps: &around.maps };
+        let follow = |place: &BackendPlace| around.resolver.follow(place);
+        let loader = Loader { config, shards: &shards, slots, maps: &around.maps, follow: &follow };
         let link = |lookup| match loader.load(lookup)? {
             Loaded::Memory(source) => Ok(Link::Memory(source)),
             Loaded::Remote(source, guard) => {
@@ -296,7 +301,7 @@ impl Table {
     /// What is wrong with each lookup, where [`Table::load`] tells the first. Blocks as that.
     pub fn faults(config: &Config, slots: &SlotTable, maps: &Maps) -> Vec<RoutingError> {
         let shards: Shards = config.shards.iter().map(|shard| shard.name.clone()).collect();
-        let loader = Loader { config, shards: &shards, slots, maps };
+        let loader = Loader { config, shards: &shards, slots, maps, follow: &Addresses::fixed };
         config.routing.lookups.iter().filter_map(|lookup| loader.load(lookup).err()).collect()
     }
 
@@ -401,6 +406,7 @@ struct Loader<'a> {
     shards: &'a Shards,
     slots: &'a SlotTable,
     maps: &'a Maps,
+    follow: &'a dyn Fn(&BackendPlace) -> Addresses,
 }
 
 impl Loader<'_> {
@@ -436,7 +442,8 @@ impl Loader<'_> {
                 Source::Shard(shard.clone())
             }
             Lookup::Remote(remote) => {
-                let source = open(self.config, &remote.directory).ok_or(RoutingError::NotBuilt)?;
+                let source = open(self.config, &remote.directory, self.follow)
+                    .ok_or(RoutingError::NotBuilt)?;
                 return Ok(Loaded::Remote(source, remote.guard.clone()));
             }
         };

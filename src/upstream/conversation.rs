@@ -1,6 +1,7 @@
 //! A connection to a backend, read line by line, for the few lines of a login or a check.
 
 use std::io;
+use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -92,6 +93,11 @@ impl Conversation {
                 return Ok(());
             }
         }
+    }
+
+    /// The backend's address.
+    pub(super) fn peer_address(&self) -> Option<SocketAddr> {
+        self.stream.peer_address().ok()
     }
 
     /// Whether the backend has sent nothing more and has not ended the connection.

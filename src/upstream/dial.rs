@@ -322,6 +322,11 @@ impl Greeted {
         self.connect.unwrap_or_default()
     }
 
+    /// Where it leads.
+    pub(super) fn peer_address(&self) -> Option<SocketAddr> {
+        self.conversation.peer_address()
+    }
+
     /// Whether the backend has sent nothing behind its greeting and has not ended.
     pub(super) fn is_at_rest(&self) -> bool {
         self.conversation.is_at_rest()

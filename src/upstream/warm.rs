@@ -2,6 +2,7 @@
 //! costs one round trip. Nobody is logged in on them and nothing of a client was sent.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ pub struct WarmPool {
 struct Warm {
     greeted: Greeted,
     made: Instant,
+    peer: Option<SocketAddr>,
 }
 
 /// What a login found.
@@ -72,17 +74,25 @@ impl WarmPool {
     }
 
     /// Throws away what the backend has ended and says goodbye, without waiting, to what has
-    /// become too old. To be called from the runtime that fills the pool.
-    pub fn tidy(&self, now: Instant) {
-        let mut old = Vec::new();
-        {
+    /// become too old or leads to none of the backend's `addresses` any more. To be called from
+    /// the runtime that fills the pool.
+    pub fn tidy(&self, now: Instant, addresses: &[SocketAddr]) {
+        let leads_elsewhere =
+            |warm: &Warm| warm.peer.is_some_and(|peer| !addresses.contains(&peer));
+        let past = {
             let mut ready = self.ready();
-            while ready.front().is_some_and(|warm| self.is_old(warm, now)) {
-                old.extend(ready.pop_front());
+            let (mut kept, mut past) = (VecDeque::with_capacity(ready.len()), Vec::new());
+            for warm in ready.drain(..).filter(|warm| warm.greeted.is_at_rest()) {
+                if self.is_old(&warm, now) || leads_elsewhere(&warm) {
+                    past.push(warm);
+                } else {
+                    kept.push_back(warm);
+                }
             }
-            ready.retain(|warm| warm.greeted.is_at_rest());
-        }
-        for warm in old {
+            *ready = kept;
+            past
+        };
+        for warm in past {
             dismiss(warm.greeted);
         }
     }
@@ -139,7 +149,8 @@ pub async fn fill(backend: &Backend, time: Duration, silence: Silence) -> Result
     let work = dial::greet(backend, Origin::Proxy, prefix, (deadline, silence));
     let greeted = timeout_at(deadline, work).await.map_err(|_| DialError::Timeout)??;
     backend.metrics.connected(greeted.connect_time());
-    pool.ready().push_back(Warm { greeted, made: Instant::now() });
+    let peer = greeted.peer_address();
+    pool.ready().push_back(Warm { greeted, made: Instant::now(), peer });
     Ok(())
 }
 

@@ -20,13 +20,14 @@ mod troubles;
 
 use std::fmt::Write;
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use tokio::runtime::Runtime;
 
 use pointsman::config::Config;
 use pointsman::metrics::Metrics;
 use pointsman::names::UserName;
+use pointsman::net::resolve::Resolver;
 use pointsman::routing::maps::Maps;
 use pointsman::routing::query::Query;
 use pointsman::routing::{LookupError, Route, SlotTable, Surroundings, Table};
@@ -84,13 +85,19 @@ impl Lookup {
             panic!("{fault}");
         });
         let runtime = Runtime::new().unwrap();
+        let metrics = Metrics::register().unwrap();
+        let resolver = runtime.block_on(Resolver::new(&config.dns, Arc::clone(&metrics)));
         let around = Surroundings {
             runtime: runtime.handle().clone(),
-            metrics: Metrics::register().unwrap(),
+            metrics,
             maps: Maps::default(),
+            resolver: resolver.unwrap(),
             former: None,
         };
-        let table = Table::load(&config, &SlotTable::unassigned(), 1, &around).unwrap();
+        let table = {
+            let _in_runtime = runtime.enter();
+            Table::load(&config, &SlotTable::unassigned(), 1, &around).unwrap()
+        };
         Self { table, runtime }
     }
 

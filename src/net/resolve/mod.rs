@@ -1,4 +1,4 @@
-//! Backend names to addresses, in the background: a login reads a snapshot and never
+//! Names of backends and of HTTP servers that are asked, to addresses, in the background: a login reads a snapshot and never
 //! waits for a name server.
 //!
 //! Each name has a task of its own on the control runtime. It asks again when the lifetime
@@ -84,6 +84,12 @@ impl Addresses {
         self.0.last_good.load_full()
     }
 
+    /// Addresses that nobody looks up: an IP address is its own, a name has none.
+    pub fn fixed(place: &BackendPlace) -> Self {
+        let last_good = ArcSwap::from_pointee(Vec::from_iter(literal(place)));
+        Self(Arc::new(Name { place: place.clone(), last_good, follower: None }))
+    }
+
     /// What is followed.
     pub fn place(&self) -> &BackendPlace {
         &self.0.place
@@ -133,9 +139,8 @@ impl Resolver {
     /// answer at once; a name is empty until a lookup has found it. The same name is followed
     /// once.
     pub fn follow(&self, place: &BackendPlace) -> Addresses {
-        if let Some(address) = literal(place) {
-            let last_good = ArcSwap::from_pointee(vec![address]);
-            return Addresses(Arc::new(Name { place: place.clone(), last_good, follower: None }));
+        if literal(place).is_some() {
+            return Addresses::fixed(place);
         }
         let mut names = self.names();
         let known = names.entry(place.clone()).or_default();
@@ -282,7 +287,7 @@ impl Task {
                     self.tell_change(found);
                 }
                 if failed {
-                    tracing::info!(%place, "a backend's name resolves again");
+                    tracing::info!(%place, "a server's name resolves again");
                 }
                 let empty = found.addresses.is_empty();
                 self.metrics.dns.lookup_ended(if empty { DnsResult::Empty } else { DnsResult::Ok });
@@ -290,7 +295,7 @@ impl Task {
             Err(failure) => {
                 if !failed {
                     let kept = name.last_good.load().len();
-                    tracing::warn!(%place, %failure, kept, "a backend's name does not resolve");
+                    tracing::warn!(%place, %failure, kept, "a server's name does not resolve");
                 }
                 self.metrics.dns.lookup_ended(failure.result());
             }
@@ -302,7 +307,7 @@ impl Task {
         if found.addresses.is_empty() {
             tracing::warn!(%place, "its SRV records say that the service is not available");
         } else {
-            tracing::debug!(%place, addresses = ?found.addresses, "a backend's addresses");
+            tracing::debug!(%place, addresses = ?found.addresses, "a server's addresses");
         }
     }
 }

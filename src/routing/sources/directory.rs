@@ -3,20 +3,23 @@
 use std::sync::Arc;
 
 use super::places::Places;
-use crate::config::{Config, Directory};
+use crate::config::{BackendPlace, Config, Directory};
+use crate::net::resolve::Addresses;
 use crate::routing::query::RemoteSource;
 
 /// The source of a directory; `None` where this build has no such clients, which the
-/// configuration's check has refused. Nothing is connected yet.
+/// configuration's check has refused. Nothing is connected yet. `follow` looks up where a
+/// server is.
 pub(in crate::routing) fn open(
     config: &Config,
     directory: &Directory,
+    follow: &dyn Fn(&BackendPlace) -> Addresses,
 ) -> Option<Arc<dyn RemoteSource>> {
-    let places = Places::of(config);
+    let places = Places::of(config, follow);
     match directory {
         #[cfg(feature = "auth_http")]
         Directory::AuthHttp(config) => {
-            Some(Arc::new(super::auth_http::AuthHttp::new(config.clone(), places)))
+            Some(Arc::new(super::auth_http::AuthHttp::new(config.clone(), places, follow)))
         }
         #[cfg(feature = "ldap")]
         Directory::Ldap(config) => Some(Arc::new(super::ldap::Ldap::new(config.clone(), places))),

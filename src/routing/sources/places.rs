@@ -1,10 +1,11 @@
 //! Where the shards are: from what a directory calls a place to a configured shard.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use crate::config::{Config, Routing, TlsMode};
+use crate::config::{BackendPlace, Config, Routing, TlsMode};
 use crate::names::{ShardId, UserName};
+use crate::net::resolve::Addresses;
 use crate::routing::name::{self, NameError};
 use crate::routing::query::{FailureReason, SourceFailure};
 
@@ -15,6 +16,7 @@ const QUOTED_CHARS_MAX: usize = 64;
 #[derive(Debug)]
 pub(in crate::routing) struct Places {
     shards: HashSet<ShardId>,
+    /// By the host as it is written.
     by_host: HashMap<String, Vec<Server>>,
     routing: Routing,
 }
@@ -22,19 +24,33 @@ pub(in crate::routing) struct Places {
 #[derive(Debug)]
 struct Server {
     port: Option<u16>,
+    addresses: Addresses,
     encrypted: bool,
     shard: ShardId,
 }
 
+impl Server {
+    /// Whether that is one of its addresses just now.
+    fn is_at(&self, address: IpAddr, port: Option<u16>) -> bool {
+        let is_it =
+            |at: &SocketAddr| at.ip() == address && port.is_none_or(|port| at.port() == port);
+        self.addresses.current().iter().any(is_it)
+    }
+}
+
 impl Places {
-    /// Those of a configuration.
-    pub(in crate::routing) fn of(config: &Config) -> Self {
+    /// Those of a configuration; `follow` looks up where a backend is.
+    pub(in crate::routing) fn of(
+        config: &Config,
+        follow: &dyn Fn(&BackendPlace) -> Addresses,
+    ) -> Self {
         let mut by_host: HashMap<String, Vec<Server>> = HashMap::new();
         for shard in &config.shards {
             for backend in &shard.backends {
                 let host = plain_host(backend.place.name());
                 by_host.entry(host).or_default().push(Server {
                     port: backend.place.port(),
+                    addresses: follow(&backend.place),
                     encrypted: backend.tls != TlsMode::None,
                     shard: shard.name.clone(),
                 });
@@ -52,7 +68,7 @@ impl Places {
         })
     }
 
-    /// The shard with a backend at that host and, where one is told, port. `encrypted`:
+    /// The shard with a backend at that host or address and, where one is told, port. `encrypted`:
     /// whether a leg in clear text is out of the question.
     pub(super) fn shard_at(
         &self,
@@ -60,25 +76,39 @@ impl Places {
         port: Option<u16>,
         encrypted: bool,
     ) -> Result<ShardId, SourceFailure> {
-        let servers = self.by_host.get(&plain_host(host)).map(Vec::as_slice).unwrap_or_default();
         let shown = || match port {
             Some(port) => format!("{} port {port}", quoted(host)),
             None => quoted(host),
         };
-        let mut there = servers.iter().filter(|server| port.is_none() || server.port == port);
-        let Some(first) = there.next() else {
+        let servers = self.servers_at(host, port);
+        let Some(first) = servers.first() else {
             let detail = format!("it names the host {}, which is no backend", shown());
             return Err(SourceFailure::new(FailureReason::UnknownBackend, detail));
         };
-        let mut all = there.clone().chain([first]);
-        if there.any(|server| server.shard != first.shard) {
+        if servers.iter().any(|server| server.shard != first.shard) {
             return Err(broken(format!("backends of several shards are at the host {}", shown())));
         }
-        if encrypted && all.any(|server| !server.encrypted) {
+        if encrypted && servers.iter().any(|server| !server.encrypted) {
             let detail = format!("it wants TLS to {}, whose backend has `tls: none`", shown());
             return Err(broken(detail));
         }
         Ok(first.shard.clone())
+    }
+
+    /// The servers of that host as it is written; where there is none and it is an address,
+    /// those whose names lead there.
+    fn servers_at(&self, host: &str, port: Option<u16>) -> Vec<&Server> {
+        let host = plain_host(host);
+        let written = self.by_host.get(&host).into_iter().flatten();
+        let mut found: Vec<&Server> =
+            written.filter(|server| port.is_none() || server.port == port).collect();
+        if found.is_empty()
+            && let Ok(address) = host.parse()
+        {
+            let all = self.by_host.values().flatten();
+            found.extend(all.filter(|server| server.is_at(address, port)));
+        }
+        found
     }
 
     /// The canonical form of a name that a directory told.

@@ -214,6 +214,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::net::resolve::Addresses;
 
     fn places() -> Places {
         let text = "\
@@ -228,7 +229,7 @@ shards:
   west: { kind: primary, backends: [ { name: w1, address: \"both.internal:993\", tls: implicit } ] }
 routing: { lookups: [ { shard: north } ] }
 ";
-        Places::of(&Config::parse(Path::new("p.yaml"), text).unwrap())
+        Places::of(&Config::parse(Path::new("p.yaml"), text).unwrap(), &Addresses::fixed)
     }
 
     fn found(fields: &[(&str, &str)]) -> SourceResult {

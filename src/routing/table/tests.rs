@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -91,11 +91,19 @@ fn config_shard(name: &str) -> config::Shard {
 fn around() -> Surroundings {
     static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
     let metrics = Metrics::register().unwrap();
-    Surroundings { runtime: RUNTIME.handle().clone(), metrics, maps: Maps::default(), former: None }
+    Surroundings {
+        runtime: RUNTIME.handle().clone(),
+        resolver: Resolver::with_ask(Arc::clone(&metrics), |_| Box::pin(std::future::pending())),
+        metrics,
+        maps: Maps::default(),
+        former: None,
+    }
 }
 
 fn load(lookups: Vec<Lookup>) -> Result<Table, RoutingError> {
-    Table::load(&config(lookups), &SlotTable::unassigned(), 7, &around())
+    let around = around();
+    let _in_runtime = around.runtime.enter();
+    Table::load(&config(lookups), &SlotTable::unassigned(), 7, &around)
 }
 
 /// The shard of a name as a client types it.

@@ -16,9 +16,10 @@ use super::places::{Places, broken};
 use super::pool::within;
 use super::secrets;
 use super::servers::Servers;
-use crate::config::{AuthHttpLookup, HttpServer, LegSecurity};
+use crate::config::{AuthHttpLookup, BackendPlace, Endpoint, HttpServer, LegSecurity};
 use crate::metrics::LookupSource;
 use crate::names::Secret;
+use crate::net::resolve::Addresses;
 use crate::net::stream::Stream;
 use crate::net::tls::ClientTls;
 use crate::routing::query::{
@@ -39,15 +40,26 @@ pub(in crate::routing) struct AuthHttp {
 #[derive(Debug)]
 struct Server {
     config: HttpServer,
+    /// Where it is: no login waits for a name server.
+    addresses: Addresses,
     ca: Option<PathBuf>,
     tls: OnceCell<ClientTls>,
 }
 
 impl AuthHttp {
     /// Connects nothing yet.
-    pub(in crate::routing) fn new(config: AuthHttpLookup, places: Places) -> Self {
+    pub(in crate::routing) fn new(
+        config: AuthHttpLookup,
+        places: Places,
+        follow: &dyn Fn(&BackendPlace) -> Addresses,
+    ) -> Self {
+        let place = |Endpoint { host, port, .. }: &Endpoint| BackendPlace::Host {
+            host: host.clone(),
+            port: *port,
+        };
         let server = |server: &HttpServer| Server {
             config: server.clone(),
+            addresses: follow(&place(&server.endpoint)),
             ca: config.ca.clone(),
             tls: OnceCell::new(),
         };
@@ -168,8 +180,7 @@ impl Server {
         let failed = |what: &str, error: String| {
             SourceFailure::new(FailureReason::Connect, format!("{what}: {error}"))
         };
-        let (host, port) = (self.config.endpoint.host.as_str(), self.config.endpoint.port);
-        let tcp = TcpStream::connect((host, port)).await;
+        let tcp = TcpStream::connect(self.addresses.current().as_slice()).await;
         let tcp = tcp.map_err(|error| failed("no connection", error.to_string()))?;
         // It matters little here, and a system without it is none to fail over.
         let _ = tcp.set_nodelay(true);
