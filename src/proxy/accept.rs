@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle as Task, LocalSet};
 
 use crate::admission::{AtCap, DescriptorPermit, Places};
-use crate::config::{self, Silence};
+use crate::config;
 use crate::metrics::{Limit, ListenerHandles};
 use crate::net::sockets;
 use crate::proxy::shared::Shared;
@@ -171,9 +171,8 @@ async fn accept_all(
             return;
         }
     };
-    let mut inherited = None;
     loop {
-        match accept(&socket, &mut inherited, &shared).await {
+        match accept(&socket, &shared).await {
             Ok((stream, peer)) => {
                 // Only now: an idle listener takes no permit and makes nobody leave. Those
                 // who wait for one, one of each listener, use what is kept back.
@@ -212,21 +211,13 @@ async fn permit(shared: &Shared, workers: &Workers) -> DescriptorPermit {
 }
 
 /// The socket leaves this thread's reactor, since it will live in its worker's.
-/// `inherited` are the options that it has from the listening socket, for less than a system
-/// call each.
 async fn accept(
     socket: &tokio::net::TcpListener,
-    inherited: &mut Option<Silence>,
     shared: &Shared,
 ) -> io::Result<(TcpStream, SocketAddr)> {
     let (stream, peer) = socket.accept().await?;
-    // What a reload said is in force, for those too that waited in the backlog meanwhile.
-    let silence = shared.snapshot.load().config.limits.silence;
-    if *inherited != Some(silence) {
-        // A socket that takes no options is over already.
-        let _ = sockets::tune(&stream, silence);
-        *inherited = sockets::tune(socket, silence).ok().map(|()| silence);
-    }
+    // What a reload said is in force, and a socket that takes no options is over already.
+    let _ = sockets::tune(&stream, shared.snapshot.load().config.limits.silence);
     Ok((stream.into_std()?, peer))
 }
 
