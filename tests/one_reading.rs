@@ -13,6 +13,7 @@ mod support;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -20,6 +21,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use support::client::Client;
 use support::dovecot::{Dovecot, Settings};
+use support::flood::{connect_from, source};
 use support::pointsman::Pointsman;
 use support::tls::Authority;
 
@@ -172,10 +174,13 @@ fn corpus() -> Vec<Vec<u8>> {
 }
 
 /// Says it all at once, as an attacker does, and waits until the server is done with it.
-/// Gives the ports by which the server's log knows the connection.
-fn say(address: SocketAddr, bytes: &[u8]) -> Ports {
+/// Gives the ends by which the server's log knows the connection.
+fn say(address: SocketAddr, bytes: &[u8]) -> Ends {
     const QUIET: Duration = Duration::from_secs(2);
-    let mut client = Client::clear(address);
+    /// Each connection comes from an address of its own: the port alone may come again.
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let source = source(NUMBER.fetch_add(1, Ordering::Relaxed), 1);
+    let mut client = Client::on(connect_from(source, address));
     // The server may close early, or take the NOOP for a part of what came before.
     let _ = client.wire().write(bytes);
     let _ = client.wire().write(b"\r\nq NOOP\r\n");
@@ -184,34 +189,35 @@ fn say(address: SocketAddr, bytes: &[u8]) -> Ports {
             break;
         }
     }
-    (address.port(), client.local_address().port())
+    (address.port(), client.local_address())
 }
 
-/// The port that a client connected to, and its own; the proxy hands both on.
-type Ports = (u16, u16);
+/// The port that a client connected to, and its own address; the proxy hands both on.
+type Ends = (u16, SocketAddr);
 
 /// The SASL PLAIN messages that Dovecot read, by connection, from its own log. A login of
 /// a name that nobody has marks the end of what is looked for.
-fn messages_read(dovecot: &Dovecot) -> HashMap<Ports, Vec<Vec<u8>>> {
+fn messages_read(dovecot: &Dovecot) -> HashMap<Ends, Vec<Vec<u8>>> {
     let mark = STANDARD.encode("\0mark\0end");
     let _ = Client::clear(dovecot.imap()).try_login("mark", "end");
     dovecot.wait_for_log(&format!("resp={mark}"));
-    let mut connections: HashMap<String, Ports> = HashMap::new();
-    let mut messages: HashMap<Ports, Vec<Vec<u8>>> = HashMap::new();
+    let mut connections: HashMap<String, Ends> = HashMap::new();
+    let mut messages: HashMap<Ends, Vec<Vec<u8>>> = HashMap::new();
     for line in dovecot.log().lines() {
         let Some((_, request)) = line.split_once("client in: ") else { continue };
         let fields: Vec<&str> = request.split(['\t', ' ']).collect();
         let value = |key: &str| fields.iter().find_map(|field| field.strip_prefix(key));
         let message = if fields[0] == "AUTH" {
             let port = |key| value(key).unwrap().parse::<u16>().unwrap();
-            connections.insert(fields[1].to_owned(), (port("lport="), port("rport=")));
+            let remote = SocketAddr::new(value("rip=").unwrap().parse().unwrap(), port("rport="));
+            connections.insert(fields[1].to_owned(), (port("lport="), remote));
             value("resp=")
         } else {
             fields.get(2).copied()
         };
-        let Some(ports) = connections.get(fields[1]) else { continue };
+        let Some(ends) = connections.get(fields[1]) else { continue };
         let decoded = message.and_then(|text| STANDARD.decode(text).ok());
-        messages.entry(*ports).or_default().extend(decoded.map(spelled_out));
+        messages.entry(*ends).or_default().extend(decoded.map(spelled_out));
     }
     messages
 }
@@ -247,7 +253,7 @@ fn b37_what_dovecot_would_read_otherwise_is_refused() {
     });
     let corpus = corpus();
     let (direct, through) = (dovecot.imap(), proxy.places().clear);
-    let said: Vec<(&[u8], Ports, Ports)> = std::thread::scope(|scope| {
+    let said: Vec<(&[u8], Ends, Ends)> = std::thread::scope(|scope| {
         let threads: Vec<_> = corpus
             .chunks(corpus.len().div_ceil(12))
             .map(|part| {
@@ -257,11 +263,11 @@ fn b37_what_dovecot_would_read_otherwise_is_refused() {
                 })
             })
             .collect();
-        let ports = threads.into_iter().flat_map(|thread| thread.join().unwrap());
-        corpus.iter().zip(ports).map(|(bytes, (one, two))| (bytes.as_slice(), one, two)).collect()
+        let ends = threads.into_iter().flat_map(|thread| thread.join().unwrap());
+        corpus.iter().zip(ends).map(|(bytes, (one, two))| (bytes.as_slice(), one, two)).collect()
     });
     let read = messages_read(&dovecot);
-    let of = |ports: &Ports| read.get(ports).map(Vec::as_slice).unwrap_or_default();
+    let of = |ends: &Ends| read.get(ends).map(Vec::as_slice).unwrap_or_default();
     let (mut both, mut refused) = (0, 0);
     for (bytes, one, two) in &said {
         let (direct, passed) = (of(one), of(two));

@@ -57,7 +57,8 @@ fn looks(proxy: &Pointsman, result: &str) -> f64 {
 
 #[test]
 fn a_login_does_not_wait_for_the_greeting_of_a_warm_connection() {
-    let slow = Duration::from_millis(1_500);
+    // Below `upstream.connect_timeout`.
+    let slow = Duration::from_secs(4);
     let backend = Ordinary::new().delay("GREETING", slow).start();
     let proxy = start(backend.address(), "tls: none, warm_connections: 2");
     wait_for_warm(&proxy, 2);
@@ -91,7 +92,10 @@ fn more_logins_than_warm_connections_make_their_own() {
         client.logout();
     }
     // The warm one is no session.
-    assert!(proxy.metrics().sum("pointsman_backend_sessions", &[]) < 0.5);
+    proxy.wait_for_metrics("no session is left", |now| {
+        now.sum("pointsman_backend_sessions", &[]) < 0.5
+    });
+    wait_for_warm(&proxy, 1);
 }
 
 #[test]
@@ -193,6 +197,56 @@ fn a_disabled_backend_and_one_that_left_the_file_keep_none() {
     proxy.reload();
     backend.wait_until_empty();
     proxy.logged_in("anna", "secret").logout();
+    proxy.rewrite(|places| places.head() + &shard(backend.address(), settings));
+    proxy.reload();
+    wait_for_warm(&proxy, 3);
+    // The backend itself goes; a session of its users would keep it, a warm connection not.
+    let other = Backend::ordinary();
+    let renamed = shard(other.address(), "tls: none").replace("name: b", "name: c");
+    proxy.rewrite(|places| places.head() + &renamed);
+    proxy.reload();
+    backend.wait_until_empty();
+    proxy.reload();
+    assert_eq!(backend.open_connections(), 0);
+    let known = proxy.operate_ok(&["backends"]);
+    assert!(!known.contains(&backend.address().to_string()), "{known}");
+}
+
+#[test]
+fn a_reload_that_leaves_a_backend_as_it_is_keeps_its_warm_connections() {
+    let backend = Backend::ordinary();
+    let proxy = start(backend.address(), "tls: none, warm_connections: 3, warm_age_max: 30m");
+    wait_for_warm(&proxy, 3);
+    for _ in 0..3 {
+        proxy.reload();
+    }
+    proxy.logged_in("anna", "secret").logout();
+    assert!((looks(&proxy, "hit") - 1.0).abs() < 0.5);
+    assert!(backend.logins()[0].connection < 3, "one of the first three");
+    assert!(backend.connections() <= 4, "{}", backend.connections());
+}
+
+/// Nobody can tell a connection over which nothing comes from one that waits: the first login
+/// on it fails, and no other is tried on what was made before.
+#[test]
+fn one_that_fell_silent_discredits_the_others() {
+    let backend = Backend::start(Opening::clear(), |peer| {
+        let ordinary = Ordinary::new();
+        if peer.number() < 2 {
+            peer.send("* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] ready\r\n")?;
+            return peer.hang();
+        }
+        ordinary.converse(peer)
+    });
+    let settings = "tls: none, warm_connections: 2, warm_age_max: 30m";
+    let proxy = Pointsman::start(&AUTHORITY, |places| {
+        let hurry = "upstream: { connect_timeout: 1s, login_timeout: 1s }\n";
+        places.head() + hurry + &shard(backend.address(), settings)
+    });
+    wait_for_warm(&proxy, 2);
+    let status = proxy.client().try_login("anna", "secret").status;
+    assert!(status.starts_with("NO [UNAVAILABLE]"), "{status}");
+    proxy.logged_in("bert", "secret").logout();
 }
 
 #[test]

@@ -371,7 +371,7 @@ fn sources(texts: Option<&[Text]>, check: &mut Check<'_>) -> Vec<IpAddr> {
     let texts = texts.unwrap_or_default();
     if let Some(surplus) = texts.get(SOURCE_ADDRESSES_MAX) {
         let message = format!("`source_addresses` has {} entries", texts.len());
-        check.refuse(surplus.defined, message, &format!("at most {SOURCE_ADDRESSES_MAX}"));
+        check.refuse(surplus.defined, message, format!("at most {SOURCE_ADDRESSES_MAX}"));
         return Vec::new();
     }
     let mut sources = Vec::with_capacity(texts.len());

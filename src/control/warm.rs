@@ -8,10 +8,12 @@ use std::time::Duration;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use crate::drain::Phase;
 use crate::names::BackendId;
 use crate::proxy::shared::Shared;
 use crate::upstream::backends::{AdminState, Backend};
-use crate::upstream::warm;
+use crate::upstream::dial::DialError;
+use crate::upstream::warm::{self, WarmPool};
 
 /// From one look at the configuration, or at a pool that nobody takes from, to the next.
 const TURN: Duration = Duration::from_millis(500);
@@ -22,34 +24,54 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause. A backend that logins or checks find in order again is not waited for.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// One keeper per backend with a pool, of whatever configuration is in force.
+/// One keeper per backend with a pool, of whatever configuration is in force; none once the
+/// proxy drains.
 pub(super) async fn keep_forever(shared: Arc<Shared>) {
-    let mut keepers: HashMap<BackendId, (Arc<Backend>, AbortHandle)> = HashMap::new();
+    let mut keepers: HashMap<BackendId, Keeper> = HashMap::new();
     let mut running = JoinSet::new();
-    loop {
+    while shared.drain.phase() < Phase::Draining {
         let snapshot = shared.snapshot.load_full();
-        keepers.retain(|name, (kept, keeper)| {
-            let current = snapshot.upstreams.backend(name);
-            let stays = current.is_some_and(|current| Arc::ptr_eq(&current, kept));
-            if !stays {
-                keeper.abort();
-                // Logins that began before the reload dial themselves from now on.
-                kept.show_warm(0);
-                if let Some(pool) = kept.warm() {
-                    pool.clear();
-                }
-            }
-            stays
-        });
-        for backend in snapshot.upstreams.backends() {
-            if backend.warm().is_some() && !keepers.contains_key(backend.name()) {
-                let keeper = running.spawn(keep(Arc::clone(backend), Arc::clone(&shared)));
-                keepers.insert(backend.name().clone(), (Arc::clone(backend), keeper));
+        let backends: HashMap<_, _> =
+            snapshot.upstreams.backends().map(|backend| (backend.name(), backend)).collect();
+        keepers.retain(|name, keeper| keeper.stays_for(backends.get(name).copied()));
+        for (name, backend) in backends {
+            if backend.warm().is_some() && !keepers.contains_key(name) {
+                let task = running.spawn(keep(Arc::clone(backend), Arc::clone(&shared)));
+                keepers.insert(name.clone(), Keeper { backend: Arc::clone(backend), task });
             }
         }
+        drop(snapshot);
         // Keepers end by being aborted only; their ends are collected here.
         while running.try_join_next().is_some() {}
-        tokio::time::sleep(TURN).await;
+        tokio::select! {
+            () = tokio::time::sleep(TURN) => {}
+            () = shared.drain.reached(Phase::Draining) => {}
+        }
+    }
+    keepers.retain(|_, keeper| keeper.stays_for(None));
+}
+
+/// Who looks after one backend's pool.
+struct Keeper {
+    backend: Arc<Backend>,
+    task: AbortHandle,
+}
+
+impl Keeper {
+    /// Whether it goes on; else it ends, and with it a pool that the backend of that name in
+    /// the configuration now in force does not share.
+    fn stays_for(&self, current: Option<&Arc<Backend>>) -> bool {
+        if current.is_some_and(|current| Arc::ptr_eq(current, &self.backend)) {
+            return true;
+        }
+        self.task.abort();
+        let Some(pool) = self.backend.warm() else { return false };
+        let is_shared = |other: &Arc<WarmPool>| Arc::ptr_eq(other, pool);
+        if !current.and_then(|current| current.warm()).is_some_and(is_shared) {
+            pool.close();
+            self.backend.show_warm(0);
+        }
+        false
     }
 }
 
@@ -67,13 +89,14 @@ async fn keep(backend: Arc<Backend>, shared: Arc<Shared>) {
                 pool.tidy(now, &backend.addresses.current());
                 next_tidy = now + TURN;
             }
-            let missing = pool.size().saturating_sub(pool.len() + fills.len());
             let room = if now < not_before { 0 } else { FILLS_MAX.saturating_sub(fills.len()) };
-            for _ in 0..missing.min(room) {
+            for _ in 0..pool.wanted(now).saturating_sub(fills.len()).min(room) {
+                // Full of clients: their sessions come first.
+                let Ok(permit) = shared.descriptors.acquire() else { break };
                 let upstream = &shared.snapshot.load().config.upstream;
                 let (time, silence) = (upstream.connect_timeout, upstream.silence);
                 let backend = Arc::clone(&backend);
-                fills.spawn(async move { warm::fill(&backend, time, silence).await });
+                fills.spawn(async move { warm::fill(&backend, time, silence, permit).await });
             }
         } else {
             pool.clear();
@@ -83,7 +106,7 @@ async fn keep(backend: Arc<Backend>, shared: Arc<Shared>) {
             Some(filled) = fills.join_next() => match filled {
                 Ok(Ok(())) => pause = PAUSE,
                 Ok(Err(error)) => {
-                    tracing::debug!(backend = %backend.name(), %error, "no warm connection");
+                    note_failure(&backend, &shared, &error);
                     if Instant::now() >= not_before {
                         not_before = Instant::now() + pause;
                         pause = (pause * 2).min(PAUSE_MAX);
@@ -94,6 +117,16 @@ async fn keep(backend: Arc<Backend>, shared: Arc<Shared>) {
             () = pool.taken() => {}
             () = tokio::time::sleep(TURN) => {}
         }
+    }
+}
+
+/// A connection that could not be made says of the backend what a login's own would say.
+fn note_failure(backend: &Backend, shared: &Shared, error: &DialError) {
+    backend.metrics.failed(error.reason());
+    tracing::debug!(backend = %backend.name(), %error, "no warm connection");
+    if error.is_outage() {
+        let skip = shared.snapshot.load().config.upstream.skip_failed;
+        backend.note_failure(Instant::now(), skip);
     }
 }
 

@@ -363,12 +363,13 @@ impl Attempt<'_> {
         let plan = (forward::tag_prefix(), self.plan(backend, way));
         let opened = dial::open(backend, plan, self.client.addresses, bounds).await?;
         let logins = &self.shared.metrics.logins;
+        // What was made ahead says nothing of how the backend does now.
         if let Some(connect) = opened.connect {
             logins.stage(Stage::Connect, connect);
             backend.metrics.connected(connect);
+            backend.note_success(Instant::now());
         }
         logins.stage(Stage::Greeting, opened.greeting);
-        backend.note_success(Instant::now());
         Ok(opened)
     }
 

@@ -190,14 +190,15 @@ pub struct Surroundings {
 pub struct Former {
     config: Arc<Config>,
     remotes: Vec<Option<Guarded>>,
+    resolver: Resolver,
 }
 
 impl Former {
     /// The same lookup, with its connections, breaker and cache.
-    fn same(&self, config: &Config, lookup: &Lookup) -> Option<Guarded> {
+    fn same(&self, config: &Config, lookup: &Lookup, resolver: &Resolver) -> Option<Guarded> {
         let (was, is) = (&self.config.routing, &config.routing);
         let same_names = was.canonical == is.canonical && was.default_domain == is.default_domain;
-        let same_servers = self.config.shards == config.shards && self.config.dns == config.dns;
+        let same_servers = self.config.shards == config.shards && self.resolver.is_same(resolver);
         if !same_names || !same_servers {
             return None;
         }
@@ -213,6 +214,8 @@ pub struct Table {
     pins: Arc<Overrides>,
     links: Vec<Link>,
     shards: Shards,
+    /// What follows the servers of its lookups.
+    resolver: Resolver,
     generation: u64,
 }
 
@@ -273,8 +276,9 @@ impl Table {
         let link = |lookup| match loader.load(lookup)? {
             Loaded::Memory(source) => Ok(Link::Memory(source)),
             Loaded::Remote(source, guard) => {
+                let former = around.former.as_ref();
                 let taken_over =
-                    around.former.as_ref().and_then(|former| former.same(config, lookup));
+                    former.and_then(|former| former.same(config, lookup, &around.resolver));
                 let guarded = taken_over.unwrap_or_else(|| {
                     let breakers = around.metrics.logins.breakers(source.label());
                     Guarded::new(source, guard, shards.clone(), around.runtime.clone(), breakers)
@@ -283,7 +287,8 @@ impl Table {
             }
         };
         let links = lookups.iter().map(link).collect::<Result<_, RoutingError>>()?;
-        Ok(Self { pins: Arc::default(), links, shards, generation })
+        let resolver = around.resolver.clone();
+        Ok(Self { pins: Arc::default(), links, shards, resolver, generation })
     }
 
     /// The same table with these pins before its lookups.
@@ -295,7 +300,7 @@ impl Table {
     /// What the next table may take over of this one, which was made of that configuration.
     pub fn former(&self, config: Arc<Config>) -> Former {
         let remotes = self.links.iter().map(|link| link.remote().cloned()).collect();
-        Former { config, remotes }
+        Former { config, remotes, resolver: self.resolver.clone() }
     }
 
     /// What is wrong with each lookup, where [`Table::load`] tells the first. Blocks as that.

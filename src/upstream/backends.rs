@@ -44,7 +44,7 @@ pub struct Backend {
     pub metrics: Arc<BackendHandles>,
     gate: Arc<Gate>,
     /// Connections made ahead, where the configuration wants some.
-    warm: Option<WarmPool>,
+    warm: Option<Arc<WarmPool>>,
     state: Arc<State>,
 }
 
@@ -171,7 +171,7 @@ impl Backend {
     }
 
     /// Its connections made ahead, where it has such.
-    pub fn warm(&self) -> Option<&WarmPool> {
+    pub fn warm(&self) -> Option<&Arc<WarmPool>> {
         self.warm.as_ref()
     }
 
@@ -370,9 +370,7 @@ impl Upstreams {
                     tls: ClientTls::for_backend_with(backend, &mut stores)?,
                     addresses: resolver.follow(&backend.place),
                     metrics: metrics.backend(&shard.name, &backend.name),
-                    warm: backend
-                        .warm_connections
-                        .map(|size| WarmPool::new(size, backend.warm_age_max)),
+                    warm: former.warm_of(backend),
                     config: backend.clone(),
                     shard: Arc::clone(&shard),
                     gate: former.gate_of(&backend.name, gate),
@@ -405,6 +403,14 @@ impl Upstreams {
         let known = self.backends.get(name).or_else(|| self.retired.get(name));
         let same = known.filter(|known| known.gate.settings() == settings);
         same.map_or_else(|| Arc::new(Gate::new(settings)), |known| Arc::clone(&known.gate))
+    }
+
+    /// The connections that are ready for the backend, where nothing of it has changed.
+    fn warm_of(&self, backend: &config::Backend) -> Option<Arc<WarmPool>> {
+        let size = backend.warm_connections?;
+        let known = self.backends.get(&backend.name).filter(|known| known.config == *backend);
+        let kept = known.and_then(|known| known.warm.clone());
+        Some(kept.unwrap_or_else(|| Arc::new(WarmPool::new(size, backend.warm_age_max))))
     }
 
     fn state_of(&self, name: &BackendId) -> Arc<State> {

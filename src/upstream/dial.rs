@@ -10,6 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -140,8 +141,9 @@ impl DialError {
     /// Whether it says that the backend is out of order, so that others are tried first
     /// for a while, as they also are after a certificate that failed. A refusal is an
     /// answer; a missing mechanism is a matter of configuration.
-    pub const fn is_outage(&self) -> bool {
+    pub fn is_outage(&self) -> bool {
         match self {
+            Self::Io(error) => !is_about_descriptors(error),
             Self::Login(error) => {
                 !matches!(error, LoginError::Rejected(_)) && !error.is_about_mechanisms()
             }
@@ -185,6 +187,12 @@ impl DialError {
             Self::NoTls => false,
         }
     }
+}
+
+/// Whether the proxy or its machine has no descriptor left: no fault of a backend.
+fn is_about_descriptors(error: &io::Error) -> bool {
+    let full = [Errno::MFILE, Errno::NFILE];
+    full.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// What is told of the client's connection where the backend wants a PROXY header.

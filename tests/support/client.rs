@@ -54,6 +54,13 @@ impl Client {
         Ok(Self { wire: Wire::new(socket)?, tag_number: 0 })
     }
 
+    /// In clear text on a connection that stands; reads the greeting.
+    pub fn on(socket: TcpStream) -> Self {
+        let mut client = Self { wire: Wire::new(socket).unwrap(), tag_number: 0 };
+        client.expect("* OK");
+        client
+    }
+
     /// Connects in clear text and reads the greeting.
     pub fn clear(address: SocketAddr) -> Self {
         let mut client = Self::connect(address).unwrap();

@@ -135,6 +135,11 @@ impl Resolver {
         Ok(Self { client, ..self.clone() })
     }
 
+    /// Whether both ask the same name servers in the same way.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.client, &other.client)
+    }
+
     /// Begins to follow a place, in a task of the present runtime. An IP address is its own
     /// answer at once; a name is empty until a lookup has found it. The same name is followed
     /// once.

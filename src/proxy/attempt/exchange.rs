@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::metrics::Stage;
 use crate::names::UserName;
@@ -38,7 +39,12 @@ impl Attempt<'_> {
         dialogue: &mut Dialogue<'_, '_>,
     ) -> Result<Success, Failure> {
         let Dialled { opened, live, admitted: Admitted { seat, pass } } = dialled;
-        match lead(opened, pass, self.proof, dialogue).await {
+        let warm = opened.connect.is_none();
+        let led = lead(opened, pass, self.proof, dialogue).await;
+        if warm {
+            note_warm(backend, &led);
+        }
+        match led {
             Ok(joined) => {
                 fail_on_purpose(&self.identity.user);
                 self.shared.metrics.logins.stage(Stage::Auth, joined.auth);
@@ -108,6 +114,21 @@ impl Attempt<'_> {
         if permit.upgrade().is_ok() {
             self.client.reaper.watch(leaving, (permit, Arc::clone(backend)));
         }
+    }
+}
+
+/// On a connection that was made ahead the answer is the backend's first sign of life. Where
+/// there is none, those that were made with it may be as dead: they are given up, and the next
+/// login's own connection shows how the backend does.
+fn note_warm(backend: &Backend, led: &Result<Joined, Stop>) {
+    match led {
+        Ok(_) | Err(Stop::Refused(_)) => backend.note_success(Instant::now()),
+        Err(Stop::Backend(_)) => {
+            if let Some(pool) = backend.warm() {
+                pool.distrust();
+            }
+        }
+        Err(Stop::Client(..)) => {}
     }
 }
 

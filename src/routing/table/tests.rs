@@ -399,19 +399,23 @@ async fn a_table_takes_over_what_did_not_change() {
     let lookup = || Lookup::Shard(shard("north")); // Stands for the directory's configuration.
     let table = table_of(vec![remote(down(), OnFailure::Next)]);
     let former = table.former(Arc::new(config(vec![lookup()])));
-    assert!(former.same(&config(vec![lookup()]), &lookup()).is_some());
+    let resolver = &table.resolver;
+    assert!(former.same(&config(vec![lookup()]), &lookup(), resolver).is_some());
+    let others = around().resolver;
+    assert!(former.same(&config(vec![lookup()]), &lookup(), &others).is_none(), "other servers");
     let other = Lookup::Shard(shard("south"));
-    assert!(former.same(&config(vec![other.clone()]), &other).is_none());
+    assert!(former.same(&config(vec![other.clone()]), &other, resolver).is_none());
     let mut names = config(vec![lookup()]);
     names.routing.default_domain = None;
-    assert!(former.same(&names, &lookup()).is_none(), "other names, other answers");
+    assert!(former.same(&names, &lookup(), resolver).is_none(), "other names, other answers");
     let mut shards = config(vec![lookup()]);
     shards.shards.pop();
-    assert!(former.same(&shards, &lookup()).is_none());
+    assert!(former.same(&shards, &lookup(), resolver).is_none());
 }
 
 fn table_of(links: Vec<Link>) -> Table {
-    Table { pins: Arc::default(), links, shards: Arc::from([]), generation: 1 }
+    let resolver = around().resolver;
+    Table { pins: Arc::default(), links, shards: Arc::from([]), resolver, generation: 1 }
 }
 
 #[tokio::test]
@@ -421,7 +425,9 @@ async fn a_pin_goes_before_all_lookups_and_one_to_a_shard_that_is_gone_is_an_out
 
     let pins = Arc::new(Overrides::default());
     let shard = Source::Shard(ShardId::new("north"));
+    let resolver = around().resolver;
     let table = Table {
+        resolver,
         pins: Arc::clone(&pins),
         links: vec![Link::Memory(shard)],
         shards: Arc::from([ShardId::new("north"), ShardId::new("south")]),

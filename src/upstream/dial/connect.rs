@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
@@ -54,6 +55,9 @@ async fn connect_to(backend: &Backend, to: SocketAddr) -> io::Result<TcpStream> 
     let in_turn = (0..sources.len()).filter_map(|next| sources.get((first + next) % sources.len()));
     for source in in_turn.filter(|source| source.is_ipv4() == to.is_ipv4()) {
         let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // Else the port would be chosen now, for all destinations. Where the system does not
+        // know the option it is.
+        let _ = setsockopt(&socket, sockopt::IpBindAddressNoPort, &true);
         let connected = match socket.bind(SocketAddr::new(*source, 0)) {
             Ok(()) => socket.connect(to).await,
             Err(error) => Err(error),
