@@ -252,7 +252,11 @@ fn one_that_fell_silent_discredits_the_others() {
 #[test]
 fn a_server_that_is_away_is_not_dialled_all_the_time() {
     let port = support::free_port();
-    let proxy = start(([127, 0, 0, 1], port).into(), "tls: none, warm_connections: 8");
+    let proxy = Pointsman::start(&AUTHORITY, |places| {
+        let hurry = "upstream: { skip_failed: 100ms }\n";
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        places.head() + hurry + &shard(address, "tls: none, warm_connections: 8")
+    });
     // It comes after some tries have failed.
     std::thread::sleep(Duration::from_millis(300));
     let backend = Ordinary::new().start_at(port);

@@ -105,12 +105,12 @@ async fn keep(backend: Arc<Backend>, shared: Arc<Shared>) {
         tokio::select! {
             Some(filled) = fills.join_next() => match filled {
                 Ok(Ok(())) => pause = PAUSE,
-                Ok(Err(error)) => {
+                // Those that failed together are one failure: a server that restarts has not
+                // failed sixteen times.
+                Ok(Err(error)) => if Instant::now() >= not_before {
                     note_failure(&backend, &shared, &error);
-                    if Instant::now() >= not_before {
-                        not_before = Instant::now() + pause;
-                        pause = (pause * 2).min(PAUSE_MAX);
-                    }
+                    not_before = Instant::now() + pause;
+                    pause = (pause * 2).min(PAUSE_MAX);
                 }
                 Err(_) => {}
             },
