@@ -103,7 +103,7 @@ pub(super) fn check_all(
             names.take(check, name);
         }
         if let Some(mode) = raw.tls.as_ref().filter(|mode| mode.value != "none" && !certificates) {
-            let message = format!("`tls: {}` without any certificate", mode.value);
+            let message = format!("`tls: {}` without any certificate", mode.value.escape_debug());
             check.refuse(mode.defined, message, "at least one entry in `tls.certificates`");
         }
         listeners.extend(raw.check(place, addresses, offered, check));

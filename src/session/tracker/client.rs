@@ -82,6 +82,10 @@ pub(super) enum Stall {
     Answers,
     /// An IDLE waits until it can be known by its tag: else its `+` could be mistaken.
     Room,
+    /// The end of a line that announces a literal waits until the answer to its tag can be
+    /// no other command's: else what the client sends for the literal could be mistaken for
+    /// a line, or a line for the literal.
+    Others,
 }
 
 impl ClientSide {
@@ -107,7 +111,14 @@ impl ClientSide {
             Stall::Nothing => false,
             Stall::Answers => conversation.answers.len() >= ANSWERS_BYTES_MAX,
             Stall::Room => !conversation.flight.has_room(),
+            Stall::Others => self.is_mistakable(conversation),
         }
+    }
+
+    /// Whether the answer to another command could be taken for the one to this, which is
+    /// only counted. No timed one begins while others are only counted.
+    fn is_mistakable(&self, conversation: &Conversation) -> bool {
+        self.sort == Sort::Untimed && conversation.flight.count() > 1
     }
 
     /// Whether no byte of the running line has been taken but what is held back.
@@ -228,6 +239,9 @@ impl<S: Sink> ClientRun<'_, '_, S> {
             _ => Sort::Lone,
         };
         self.side.line.brace.feed(word);
+        // The blank behind the word, where it was held back with it.
+        let held = self.side.held;
+        self.side.line.brace.feed(held.as_slice().get(word.len()..).unwrap_or_default());
         self.side.capture.start(CommandKind::Other, Role::Plain);
         self.release(word.len());
         self.keep_tag(word);
@@ -307,8 +321,14 @@ impl<S: Sink> ClientRun<'_, '_, S> {
 
     fn line(&mut self) -> Result<(), ClientError> {
         let rest = self.input.get(self.at..).unwrap_or_default();
+        let before = self.side.line;
         let scanned = self.side.line.scan(rest).and_then(|scan| self.accepts(scan));
         match scanned {
+            Ok(Scan::End { len, literal: Some(literal) }) if self.must_wait(literal) => {
+                self.side.line = before;
+                self.side.stall = Stall::Others;
+                self.all_but_the_end(rest.get(..len.saturating_sub(1)).unwrap_or_default())
+            }
             Err(Fault { at, error }) => {
                 self.take(at)?;
                 Err(error)
@@ -320,6 +340,24 @@ impl<S: Sink> ClientRun<'_, '_, S> {
                     None => self.line_end(),
                     Some(literal) => self.announced(literal),
                 }
+            }
+        }
+    }
+
+    /// Whether the server may be asked for this literal only later.
+    fn must_wait(&self, literal: Announced) -> bool {
+        literal.synchronising
+            && !self.conversation.opaque
+            && self.side.is_mistakable(self.conversation)
+    }
+
+    /// Takes the line without its LF, as it would have been taken byte by byte.
+    fn all_but_the_end(&mut self, text: &[u8]) -> Result<(), ClientError> {
+        match self.side.line.scan(text) {
+            Ok(_) => self.take(text.len()),
+            Err(Fault { at, error }) => {
+                self.take(at)?;
+                Err(error)
             }
         }
     }

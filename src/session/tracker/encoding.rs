@@ -216,7 +216,7 @@ variants!(client::Phase { 0 => Head, 1 => Line, 2 => Literal(left), 3 => Waiting
 variants!(Sort {
     0 => Empty, 1 => Lone, 2 => Done, 3 => Forbidden, 4 => Uncounted, 5 => Untimed, 6 => Timed,
 });
-variants!(Stall { 0 => Nothing, 1 => Answers, 2 => Room });
+variants!(Stall { 0 => Nothing, 1 => Answers, 2 => Room, 3 => Others });
 fields!(Line { brace, quote, cr });
 variants!(Quote { 0 => Outside, 1 => Inside, 2 => Escaped });
 variants!(Brace { 0 => Nothing, 1 => Digits(size), 2 => Plus(size), 3 => Closed(size, plus) });

@@ -79,7 +79,7 @@ impl Flight {
 
     /// Whether the next command can be known by its tag.
     pub(super) fn has_room(&self) -> bool {
-        self.count() < TIMED_MAX
+        self.untimed == 0 && self.entries.len() < TIMED_MAX
     }
 
     /// Takes a command whose head went by; false if it is only counted.
