@@ -43,6 +43,14 @@ received = false
     )
 }
 
+/// getmail delivers each mail in a child and then waits to be told of its end; of one that
+/// ended before that it hears nothing, and gives up after a minute. So its children take
+/// their time.
+const SLOW_CHILDREN: &str = "\
+import os, time
+os.register_at_fork(after_in_child=lambda: time.sleep(0.3))
+";
+
 /// The mails without their heads, to which getmail adds lines of its own, sorted.
 fn bodies(mails: &[Vec<u8>]) -> Vec<&[u8]> {
     let mut bodies: Vec<&[u8]> =
@@ -66,7 +74,10 @@ fn getmail_fetches_the_same_bodies_and_moves_the_mails() {
         std::fs::write(at.join("getmailrc"), getmail_settings(&user.implicit(), at)).unwrap();
         give_to("nobody:nogroup", at);
 
-        run(Command::new("getmail").arg("--getmaildir").arg(at).env("HOME", at));
+        std::fs::write(at.join("sitecustomize.py"), SLOW_CHILDREN).unwrap();
+
+        let mut getmail = Command::new("getmail");
+        run(getmail.arg("--getmaildir").arg(at).env("HOME", at).env("PYTHONPATH", at));
         let (fetched, kept) = (contents(&at.join("mail/new")), as_kept(&mails));
         assert_eq!(fetched.len(), kept.len());
         assert!(bodies(&fetched) == bodies(&kept), "the mails differ");
