@@ -426,12 +426,7 @@ fn users_of_a_server_that_is_killed_are_back_within_five_seconds() {
     support_patience("the killed sessions were cut off", Duration::from_secs(10), || {
         struck.iter().all(|user| scene.story(user).iter().all(|story| !story.cuts.is_empty()))
     });
-    scene.wait_until_back(&struck, Duration::from_secs(20));
-    for story in struck.iter().flat_map(|user| scene.story(user)) {
-        let (cut, back) = story.cuts[0];
-        let away = back.unwrap() - cut.min(start);
-        assert!(away < Duration::from_secs(5), "away for {away:?}");
-    }
+    assert_back_soon(&scene, &struck, start);
     // It comes back, and so may users.
     scene.servers[0].restart();
     scene.proxy.wait_for_metrics("the killed server is up again", |now| {
@@ -453,6 +448,16 @@ fn a_server_that_is_killed_and_at_once_started_again_cuts_off_its_own_users_only
     });
     scene.wait_until_back(&struck, Duration::from_secs(20));
     scene.finish(&struck, &[(0, ended)]);
+}
+
+/// All of them come back, each within five seconds of his cut, which came after `start`.
+fn assert_back_soon(scene: &Scene, struck: &HashSet<String>, start: Instant) {
+    scene.wait_until_back(struck, Duration::from_secs(20));
+    for story in struck.iter().flat_map(|user| scene.story(user)) {
+        let (cut, back) = story.cuts[0];
+        let away = back.unwrap() - cut.min(start);
+        assert!(away < Duration::from_secs(5), "away for {away:?}");
+    }
 }
 
 /// A new login of a user whose sessions are on the server that was struck.
@@ -480,12 +485,7 @@ fn users_of_a_server_that_is_restarted_in_order_are_back_within_five_seconds() {
     support_patience("the sessions were cut off", Duration::from_secs(10), || {
         struck.iter().all(|user| scene.story(user).iter().all(|story| !story.cuts.is_empty()))
     });
-    scene.wait_until_back(&struck, Duration::from_secs(20));
-    for story in struck.iter().flat_map(|user| scene.story(user)) {
-        let (cut, back) = story.cuts[0];
-        let away = back.unwrap() - cut.min(start);
-        assert!(away < Duration::from_secs(5), "away for {away:?}");
-    }
+    assert_back_soon(&scene, &struck, start);
     wait_until("each session's end is in the log", || {
         let log = scene.servers[0].log();
         let told = log.matches("Disconnected: Server shutting down").count();

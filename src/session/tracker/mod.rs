@@ -60,7 +60,8 @@ pub type Nanos = u64;
 pub const HEAD_BYTES_MAX: usize = 96;
 /// Most bytes of a capability list that are held back: a blank and one atom.
 pub const ATOM_BYTES_MAX: usize = 128;
-/// Commands in flight that are known by tag and timed; further ones are only counted.
+/// Commands in flight that are known by tag and timed; further ones are only
+/// counted, and so are later ones until those have been answered.
 pub const TIMED_MAX: usize = 64;
 
 /// What the tracker is told about its session at the start.
