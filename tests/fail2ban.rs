@@ -21,7 +21,7 @@ use support::backend::Backend;
 use support::client::Client;
 use support::ordinary::Ordinary;
 use support::pointsman::Pointsman;
-use support::process;
+use support::process::{self, output};
 use support::tls::{Authority, client_side};
 
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
@@ -38,9 +38,8 @@ fn matched(log: &str) -> BTreeMap<String, usize> {
     let folder = support::temporary_folder("fail2ban");
     let file = folder.path().join("log");
     std::fs::write(&file, log).unwrap();
-    let output =
-        Command::new("fail2ban-regex").args(["-o", "ip"]).arg(&file).arg(filter()).output();
-    let output = output.expect("Debian's fail2ban");
+    let mut command = Command::new("fail2ban-regex");
+    let output = output(command.args(["-o", "ip"]).arg(&file).arg(filter()));
     // It says so by its exit code when nothing matched.
     let mut counts = BTreeMap::new();
     for address in String::from_utf8(output.stdout).unwrap().lines() {

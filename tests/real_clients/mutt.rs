@@ -1,11 +1,9 @@
 //! mutt and neomutt.
 
-use std::process::Command;
-
 use super::service::{
     assert_same_lines, difficult_mails, on_dovecot_and_cyrus, on_each_shard, resident,
 };
-use super::support::process::Process;
+use super::support::process::{Process, in_terminal};
 use super::support::{mail, temporary_folder, wait_until};
 
 /// An mbox file without mutt's notes about what was read.
@@ -72,10 +70,7 @@ fn assert_wakes_from_idle(program: &str, purpose: &str, log: impl Fn(&str) -> St
         let rc = way.mutt_settings(at, waits);
         let log = log(&at.to_string_lossy());
         let command = format!("{program} {log} -n -F {}", rc.display());
-        let mut script = Command::new("script");
-        script.args(["--quiet", "--return", "--command", &command]);
-        script.arg(at.join("terminal")).env("TERM", "xterm").env("HOME", at);
-        let _running = Process::start(program, &mut script, &at.join("log"));
+        let _running = Process::start(program, &mut in_terminal(&command, at), &at.join("log"));
 
         let logged = |so: &dyn Fn(&str) -> bool| {
             let log = std::fs::read(at.join(".muttdebug0")).unwrap_or_default();

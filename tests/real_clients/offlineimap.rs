@@ -7,7 +7,7 @@ use super::service::{
     as_kept, contents, difficult_mails, on_dovecot_and_cyrus, resident, wake_up,
     with_bare_line_ends,
 };
-use super::support::process::Process;
+use super::support::process::{Process, output};
 use super::support::programs::{Account, Security};
 use super::support::{mail, temporary_folder, wait_until};
 
@@ -65,7 +65,7 @@ fn offlineimap(folder: &Path) -> Command {
 fn synchronise(folder: &Path) {
     const TRIES: u32 = 3;
     for attempt in 1..=TRIES {
-        let output = offlineimap(folder).arg("-o").output().unwrap();
+        let output = output(offlineimap(folder).arg("-o"));
         let told =
             String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         if output.status.success() {

@@ -1,10 +1,11 @@
 //! What programs tell their user: a wrong password is one, and a backend that is down is
 //! for now.
 
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use super::service::{on_dovecot_and_cyrus, resident, stranded};
 use super::support::authorization::node_modules;
+use super::support::process::output;
 use super::support::programs::Account;
 use super::support::temporary_folder;
 
@@ -32,7 +33,7 @@ client.connect().catch((error) => {
 ";
 
 fn said(command: &mut Command) -> String {
-    let Output { stdout, stderr, .. } = command.stdin(Stdio::null()).output().unwrap();
+    let Output { stdout, stderr, .. } = output(command);
     String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned()
 }
 

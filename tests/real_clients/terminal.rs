@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::service::{Resident, difficult_mails, on_dovecot_and_cyrus, resident};
-use super::support::process::run;
+use super::support::process::{output_with, run};
 use super::support::programs::{Account, Security};
 use super::support::temporary_folder;
 
@@ -61,15 +61,15 @@ fn s_nail(way: &Account<'_>, folder: &Path) -> String {
         way.password,
         way.address.port()
     );
-    let output = Command::new("s-nail")
+    let input = Stdio::from(std::fs::File::open(&commands).unwrap());
+    let mut command = Command::new("s-nail");
+    command
         .args(["-:u", "-#", "-f", &url])
         .env("MAILRC", &rc)
         .env("HOME", folder)
         .env("TERM", "dumb")
-        .current_dir(folder)
-        .stdin(Stdio::from(std::fs::File::open(&commands).unwrap()))
-        .output()
-        .unwrap();
+        .current_dir(folder);
+    let output = output_with(&mut command, input);
     let said = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");

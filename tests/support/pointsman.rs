@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::client::Client;
 use super::http;
-use super::process::Process;
+use super::process::{Process, output};
 use super::tls::Authority;
 use super::wait_until;
 
@@ -348,8 +348,7 @@ pub fn run_binary(arguments: &[&str]) -> (i32, String) {
 
 fn run_program(program: &str, arguments: &[&str]) -> (i32, String) {
     let mut command = Command::new(program);
-    let Output { status, stdout, stderr } =
-        command.args(arguments).stdin(Stdio::null()).output().unwrap();
+    let Output { status, stdout, stderr } = output(command.args(arguments));
     let text = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
     (status.code().unwrap_or(-1), text)
 }

@@ -5,7 +5,8 @@ use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
@@ -14,6 +15,9 @@ use super::wait_until;
 
 /// How long a server may take to end by itself before its group is killed.
 const END_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a program that ends by itself may run, on a machine that is busy with others.
+const RUN_PATIENCE: Duration = Duration::from_secs(300);
 
 /// A running program in a process group of its own, its output in a file.
 ///
@@ -149,11 +153,10 @@ impl Drop for Process {
     }
 }
 
-/// Runs a program to its end and gives its standard output; panics unless it exits with 0.
+/// Runs a program to its end and gives its standard output; panics unless it exits with 0
+/// within [`RUN_PATIENCE`].
 pub fn run(command: &mut Command) -> Vec<u8> {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| {
-        panic!("{} does not start: {error}", command.get_program().display());
-    });
+    let output = output(command);
     assert!(
         output.status.success(),
         "{command:?} ended with {}\n{}{}",
@@ -162,6 +165,53 @@ pub fn run(command: &mut Command) -> Vec<u8> {
         String::from_utf8_lossy(&output.stderr),
     );
     output.stdout
+}
+
+/// Runs a program to its end, however that comes; panics where it takes longer than
+/// [`RUN_PATIENCE`], so that one program that hangs is one failure with its name.
+pub fn output(command: &mut Command) -> Output {
+    output_with(command, Stdio::null())
+}
+
+/// The same, for a program that reads its input from there.
+pub fn output_with(command: &mut Command, input: Stdio) -> Output {
+    let child = command
+        .stdin(input)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .unwrap_or_else(|error| {
+            panic!("{} does not start: {error}", command.get_program().display());
+        });
+    let group = pid(child.id());
+    let (ended, end) = mpsc::channel();
+    let waiting = std::thread::spawn(move || ended.send(child.wait_with_output().unwrap()));
+    if let Ok(output) = end.recv_timeout(RUN_PATIENCE) {
+        waiting.join().unwrap().unwrap();
+        return output;
+    }
+    let _ = kill_process_group(group, Signal::KILL);
+    let said = end
+        .recv_timeout(END_PATIENCE)
+        .map_or_else(|_| Vec::new(), |output| [output.stdout, output.stderr].concat());
+    let said = String::from_utf8_lossy(&said);
+    panic!("{command:?} did not end within {RUN_PATIENCE:?}\n{said}");
+}
+
+/// A command line in a terminal of its own that `script` makes; `folder` is its home.
+///
+/// The shell that `script` starts must become the program: as a program's parent it would
+/// have to leave the terminal to it, which not every shell does here.
+pub fn in_terminal(command_line: &str, folder: &Path) -> Command {
+    let mut script = Command::new("script");
+    script
+        .args(["--quiet", "--return", "--command", &format!("exec {command_line}")])
+        .arg(folder.join("terminal"))
+        .env("SHELL", "/bin/sh")
+        .env("TERM", "xterm")
+        .env("HOME", folder);
+    script
 }
 
 /// Gives a file or folder, with all below it, to a user and group (`user:group`).

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::process::run;
+use super::process::{in_terminal, run};
 
 /// How a program reaches the server. Over TLS the certificate is verified against `ca`,
 /// for the name `localhost`.
@@ -180,16 +180,10 @@ SyncState *
         std::fs::read(&copied).unwrap()
     }
 
-    /// Opens INBOX in mutt or neomutt and types these keys. It wants a terminal and gets
-    /// one from `script`.
+    /// Opens INBOX in mutt or neomutt and types these keys.
     pub fn mutt(&self, program: &str, folder: &Path, keys: &str) {
         let rc = self.mutt_settings(folder, &format!("push \"{keys}\"\n"));
-        let command = format!("timeout 60 {program} -n -F {}", rc.display());
-        run(Command::new("script")
-            .args(["--quiet", "--return", "--command", &command])
-            .arg(folder.join("terminal"))
-            .env("TERM", "xterm")
-            .env("HOME", folder));
+        run(&mut in_terminal(&format!("{program} -n -F {}", rc.display()), folder));
     }
 
     /// Writes what mutt and neomutt need for this account, and more, into a file.

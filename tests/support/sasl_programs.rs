@@ -6,9 +6,10 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use super::authorization::node_modules;
+use super::process::{in_terminal, output};
 
 const IMAPFLOW: &str = include_str!("../node/imapflow.mjs");
 
@@ -37,11 +38,13 @@ impl SignIn<'_> {
     }
 
     fn gsasl_with(&self, security: &[&str], mechanism: &str) -> Told {
-        let output = run(Command::new("gsasl")
-            .args(["--imap", "--no-cb", "--connect", &format!("localhost:{}", self.port())])
-            .args(security)
-            .args(["--mechanism", mechanism, "--authentication-id", self.user])
-            .args(["--password", self.secret]));
+        let output = output(
+            Command::new("gsasl")
+                .args(["--imap", "--no-cb", "--connect", &format!("localhost:{}", self.port())])
+                .args(security)
+                .args(["--mechanism", mechanism, "--authentication-id", self.user])
+                .args(["--password", self.secret]),
+        );
         let said = text(&output);
         if output.status.success() {
             let trusted = said.contains("(server trusted)");
@@ -90,7 +93,7 @@ SyncState *
             folder = folder.path().display(),
         );
         std::fs::write(&rc, settings).unwrap();
-        let output = run(Command::new("mbsync").arg("-c").arg(&rc).arg("inbox"));
+        let output = output(Command::new("mbsync").arg("-c").arg(&rc).arg("inbox"));
         if output.status.success() {
             return Ok(subjects_in(&folder.path().join("INBOX/new")));
         }
@@ -136,12 +139,7 @@ push \"<tag-pattern>~A<enter><tag-prefix><copy-message>{copied}<enter><quit>\"
             copied = copied.display(),
         );
         std::fs::write(&rc, settings).unwrap();
-        let command = format!("timeout 60 mutt -n -F {}", rc.display());
-        run(Command::new("script")
-            .args(["--quiet", "--return", "--command", &command])
-            .arg(at.join("terminal"))
-            .env("TERM", "xterm")
-            .env("HOME", at));
+        output(&mut in_terminal(&format!("mutt -n -F {}", rc.display()), at));
         let mails = std::fs::read(&copied).unwrap_or_default();
         subjects(&String::from_utf8_lossy(&mails))
     }
@@ -149,12 +147,14 @@ push \"<tag-pattern>~A<enter><tag-prefix><copy-message>{copied}<enter><quit>\"
     /// curl with a token: the first mail's subject, or what it was told. It chooses
     /// OAUTHBEARER where that is offered, else XOAUTH2.
     pub fn curl(&self) -> Told {
-        let output = run(Command::new("curl")
-            .args(["--silent", "--show-error", "--verbose", "--max-time", "60", "--ssl-reqd"])
-            .arg("--cacert")
-            .arg(self.ca)
-            .args(["--user", &format!("{}:", self.user), "--oauth2-bearer", self.secret])
-            .arg(format!("imap://localhost:{}/INBOX;MAILINDEX=1", self.port())));
+        let output = output(
+            Command::new("curl")
+                .args(["--silent", "--show-error", "--verbose", "--max-time", "60", "--ssl-reqd"])
+                .arg("--cacert")
+                .arg(self.ca)
+                .args(["--user", &format!("{}:", self.user), "--oauth2-bearer", self.secret])
+                .arg(format!("imap://localhost:{}/INBOX;MAILINDEX=1", self.port())),
+        );
         if output.status.success() {
             return Ok(subjects(&String::from_utf8_lossy(&output.stdout)));
         }
@@ -173,11 +173,13 @@ push \"<tag-pattern>~A<enter><tag-prefix><copy-message>{copied}<enter><quit>\"
         let program = folder.path().join("program.mjs");
         std::fs::write(&program, IMAPFLOW).unwrap();
         symlink(node_modules(), folder.path().join("node_modules")).unwrap();
-        let output = run(Command::new("node")
-            .arg(&program)
-            .args(["localhost", &self.port().to_string()])
-            .arg(self.ca)
-            .args([self.user, self.secret]));
+        let output = output(
+            Command::new("node")
+                .arg(&program)
+                .args(["localhost", &self.port().to_string()])
+                .arg(self.ca)
+                .args([self.user, self.secret]),
+        );
         assert!(output.status.success(), "{}", text(&output));
         let said = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
         if said.contains("authenticationFailed") { Err(said) } else { Ok(said) }
@@ -186,12 +188,6 @@ push \"<tag-pattern>~A<enter><tag-prefix><copy-message>{copied}<enter><quit>\"
     fn port(&self) -> u16 {
         self.address.port()
     }
-}
-
-fn run(command: &mut Command) -> Output {
-    command.stdin(Stdio::null()).output().unwrap_or_else(|error| {
-        panic!("{} does not start: {error}", command.get_program().display());
-    })
 }
 
 fn text(output: &Output) -> String {
