@@ -1,7 +1,10 @@
 //! mutt and neomutt.
 
+use std::path::Path;
+
 use super::service::{
     assert_same_lines, difficult_mails, on_dovecot_and_cyrus, on_each_shard, resident,
+    with_bare_line_ends,
 };
 use super::support::process::{Process, in_terminal};
 use super::support::{mail, temporary_folder, wait_until};
@@ -28,19 +31,47 @@ fn mutt_copies_the_same_mails() {
     });
 }
 
-/// Flags the second mail, marks the third as answered, moves the first to `Archive`.
-const MOVES: &str = "<jump>2<enter><set-flag>!<jump>3<enter><set-flag>r\
-                     <jump>1<enter><save-message>=Archive<enter><sync-mailbox><quit>";
+/// Has the server find a word and flags the mail that holds it, marks the third mail as
+/// answered, moves the first to `Archive`, has `Listed` completed by the list of folders and flags
+/// its mail, and copies the mail of a local file to `Archive`.
+fn orders(local: &Path) -> String {
+    [
+        "<tag-pattern>=b t1<enter><tag-prefix><set-flag>!<tag-pattern>~A<enter>",
+        "<jump>3<enter><set-flag>r",
+        "<jump>1<enter><save-message>=Archive<enter><sync-mailbox>",
+        "<change-folder>=List<complete><enter>",
+        "<jump>1<enter><set-flag>!<sync-mailbox>",
+        &format!("<change-folder>{}<enter>", local.display()),
+        "<copy-message>=Archive<enter><quit>",
+    ]
+    .concat()
+}
 
-fn assert_flags_and_moves(program: &str, purpose: &str) {
+/// As both programs store a mail of their own: with the length of its body as they count it.
+fn with_length(mail: Vec<u8>) -> Vec<u8> {
+    let text = String::from_utf8(mail).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let length = body.len() - body.matches('\r').count();
+    format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
+}
+
+fn assert_does_all(program: &str, purpose: &str) {
     on_dovecot_and_cyrus(|shard| {
         let user = resident(shard, purpose);
         let mails = difficult_mails();
         user.create("Archive");
         user.put(&mails);
+        let listed = mail("listed");
+        user.put_into("Listed", &[listed.clone()]);
         let way = if shard == "north" { user.starttls() } else { user.implicit() };
-        way.mutt(program, temporary_folder("mutt").path(), MOVES);
-        user.assert_holds("Archive", &[(&mails[0], "")]);
+        let folder = temporary_folder("mutt");
+        let letter = mail("written here");
+        let local = folder.path().join("letters");
+        ["cur", "new", "tmp"].map(|part| std::fs::create_dir_all(local.join(part)).unwrap());
+        std::fs::write(local.join("new/1.test"), with_bare_line_ends(&letter)).unwrap();
+        way.mutt(program, folder.path(), &orders(&local));
+        user.assert_holds("Listed", &[(&listed, "\\Flagged")]);
+        user.assert_holds("Archive", &[(&mails[0], ""), (&with_length(letter), "")]);
         let mut left: Vec<(&[u8], &str)> = mails[1..].iter().map(|text| (&text[..], "")).collect();
         left[0].1 = "\\Flagged";
         left[1].1 = "\\Answered";
@@ -49,13 +80,13 @@ fn assert_flags_and_moves(program: &str, purpose: &str) {
 }
 
 #[test]
-fn mutt_flags_and_moves() {
-    assert_flags_and_moves("mutt", "mutt-moves");
+fn mutt_finds_flags_moves_lists_and_appends() {
+    assert_does_all("mutt", "mutt-moves");
 }
 
 #[test]
-fn neomutt_flags_and_moves() {
-    assert_flags_and_moves("neomutt", "neomutt-moves");
+fn neomutt_finds_flags_moves_lists_and_appends() {
+    assert_does_all("neomutt", "neomutt-moves");
 }
 
 /// `log` turns on a log of the protocol in the file `.muttdebug0` of the given folder.

@@ -179,6 +179,14 @@ impl Resident {
         client.logout();
     }
 
+    /// Creates the mailbox with these mails.
+    pub fn put_into(&self, mailbox: &str, mails: &[Vec<u8>]) {
+        let mut client = self.direct_client();
+        client.command_ok(&format!("CREATE {}", quoted(mailbox)));
+        client.append_all(mailbox, mails);
+        client.logout();
+    }
+
     pub fn create(&self, mailbox: &str) {
         self.direct_client().command_ok(&format!("CREATE {}", quoted(mailbox)));
     }
