@@ -109,8 +109,9 @@ fn alpine_settings(way: &Account<'_>) -> String {
 user-domain=example.test
 inbox-path={server}INBOX
 folder-collections=far {server}[]
-feature-list=enable-flag-cmd,expunge-without-confirm,expunge-without-confirm-everywhere,\
+feature-list=enable-flag-cmd,enable-aggregate-command-set,expunge-without-confirm,expunge-without-confirm-everywhere,\
              quit-without-confirm,disable-password-file-saving
+postponed-folder=Drafts
 last-version-used=6.61
 last-time-prune-questioned=226.11
 "
@@ -118,11 +119,12 @@ last-time-prune-questioned=226.11
 }
 
 #[test]
-fn alpine_reads_flags_and_moves() {
+fn alpine_reads_finds_flags_moves_and_appends() {
     on_dovecot_and_cyrus(|shard| {
         let user = resident(shard, "alpine");
         let mails = difficult_mails();
         user.create("Archive");
+        user.create("Drafts");
         user.put(&mails);
         let way = if shard == "north" { user.implicit() } else { user.starttls() };
         let folder = temporary_folder("alpine");
@@ -138,5 +140,9 @@ fn alpine_reads_flags_and_moves() {
             .env("TERM", "xterm")
             .env("SSL_CERT_FILE", way.security.ca().unwrap()));
         assert_moved_and_flagged(&user, &mails);
+        let mut client = user.direct_client();
+        assert!(client.command_ok("EXAMINE Drafts").text().contains("* 1 EXISTS"));
+        let draft = String::from_utf8(client.fetch_mail(1)).unwrap();
+        assert!(draft.contains("\r\nSubject: written here\r\n"), "{draft}");
     });
 }
