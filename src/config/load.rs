@@ -73,7 +73,7 @@ impl Config {
     /// As for [`Config::load`].
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigErrors> {
         // Editors of other systems put a byte order mark there (YAML 1.2 section 5.2).
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let text = text.trim_start_matches('\u{feff}');
         let mut check = Check::new(path, text);
         let raw: Spanned<RawConfig> = serde_saphyr::from_str_with_options(text, options())
             .map_err(|error| ConfigErrors::syntax(explain(&error, &check)))?;

@@ -586,9 +586,11 @@ fn what_is_no_yaml_of_the_right_kind_is_refused_with_its_place() {
 #[test]
 fn a_byte_order_mark_is_no_part_of_the_text() {
     assert!(parse(&format!("\u{feff}{GOOD}")).is_ok());
-    let found = faults("\u{feff}tept:\n  1\n");
-    assert_eq!(found.len(), 1);
-    assert!(found[0].starts_with("1:1 "), "{found:?}");
+    for marks in ["\u{feff}", "\u{feff}\u{feff}"] {
+        let found = faults(&format!("{marks}tept:\n  1\n"));
+        assert_eq!(found.len(), 1);
+        assert!(found[0].starts_with("1:1 "), "{found:?}");
+    }
 }
 
 #[test]

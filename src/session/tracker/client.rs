@@ -261,6 +261,7 @@ impl<S: Sink> ClientRun<'_, '_, S> {
             self.side.sort = Sort::Uncounted;
         } else if role == Role::Idle && !self.conversation.flight.has_room() {
             self.side.stall = Stall::Room;
+            self.hold(len);
             return Ok(());
         } else if self.conversation.flight.push(tag, kind) {
             self.side.sort = Sort::Timed;
@@ -280,6 +281,15 @@ impl<S: Sink> ClientRun<'_, '_, S> {
         if self.side.sort.is_swallowed() || self.side.sort == Sort::Untimed {
             self.side.held.extend(tag);
         }
+    }
+
+    /// Holds back the whole head of `len` bytes, of which some may have been already: what is
+    /// held does not depend on how the bytes came.
+    fn hold(&mut self, len: usize) {
+        let fresh = len.saturating_sub(self.side.held.len());
+        let to = self.at.saturating_add(fresh);
+        self.side.held.extend(self.input.get(self.at..to).unwrap_or_default());
+        self.at = to;
     }
 
     /// Sends on the head of `len` bytes, of which some may have been held back.

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::Settings;
+use super::super::{Settings, TIMED_MAX};
 use super::{Pair, Step, c, s};
 
 /// Conversations that between them use every state.
@@ -68,6 +68,7 @@ fn transcripts() -> Vec<Vec<Step>> {
             c("abc\r\nx y z\r\n"),
             s("b OK\r\nx BAD\r\nx BAD\r\n"),
         ],
+        vec![c("a NOOP\r\n".repeat(TIMED_MAX) + "b IDLE\r\nc NOOP\r\n")],
     ]
 }
 
