@@ -289,6 +289,78 @@ fn b63_a_half_closed_client_gets_all_that_it_asked_for() {
     });
 }
 
+/// B-63, B-65: a client that says no more and is slow to read is waited for.
+#[test]
+fn b63_a_half_closed_client_that_rests_gets_all_that_it_asked_for() {
+    let mail = large_mail(24 << 20);
+    let backend = Ordinary::new().mails(vec![mail.clone()]).start();
+    let proxy = proxy(&backend);
+    let mut client = proxy.logged_in("anna", "secret");
+    client.send("h1 FETCH 1 BODY[]\r\nh2 NOOP\r\n");
+    client.expect("* 1 FETCH (UID 1 BODY[] {");
+    client.wire().finish_writing().unwrap();
+    // Longer than a backend may take that is waited for.
+    std::thread::sleep(Duration::from_secs(12));
+    assert!(client.read_exactly(mail.len()) == mail);
+    client.expect(")");
+    client.expect("h1 OK");
+    client.expect("h2 OK");
+    client.expect_end();
+    backend.wait_until_empty();
+}
+
+/// The proxy's own answers to a client that does not read them stop it like a backend's.
+#[test]
+fn b65_a_client_that_reads_no_answers_costs_no_memory() {
+    let backend = Ordinary::new().start();
+    let mut proxy = proxy(&backend);
+    let mut client = proxy.logged_in("anna", "secret");
+    client.command_ok("NOOP");
+    let process = proxy.process().id();
+    let before = resident_kib(process);
+    let mut writer = client.wire().socket().try_clone().unwrap();
+    writer.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    // Each of them is answered by the proxy, in eight times as many bytes.
+    let lone = b"x\r\n".repeat(1 << 15);
+    let taken = (0..400).take_while(|_| writer.write_all(&lone).is_ok()).count();
+    let grown = resident_kib(process).saturating_sub(before);
+    assert!(grown < 6 << 10, "{grown} KiB more after {taken} times {} bytes", lone.len());
+    assert!(taken < 400, "all of it was taken");
+    proxy.logged_in("bert", "secret").command_ok("NOOP");
+}
+
+/// A client that stopped reading does not hide that its backend is gone: its user is taken
+/// elsewhere.
+#[test]
+fn a_killed_backend_is_seen_behind_a_client_that_does_not_read() {
+    let mail = large_mail(24 << 20);
+    let start = || Ordinary::new().mails(vec![mail.clone()]).start();
+    let mut backends = vec![start(), start()];
+    let proxy = Pointsman::start(&AUTHORITY, |places| {
+        format!(
+            "{}shards:\n  s:\n    kind: shared\n    backends:\n      \
+             - {{ name: b0, address: \"{}\", tls: none }}\n      \
+             - {{ name: b1, address: \"{}\", tls: none }}\n\
+             routing: {{ lookups: [ {{ shard: s }} ] }}\n",
+            places.head(),
+            backends[0].address(),
+            backends[1].address()
+        )
+    });
+    let mut stuck = proxy.logged_in("anna", "secret");
+    stuck.send("a FETCH 1 BODY[]\r\n");
+    stuck.expect("* 1 FETCH");
+    let mut killed = backends.remove(usize::from(backends[1].connections() > 0));
+    killed.stop();
+    wait_until("the user is elsewhere", || {
+        proxy.client().try_login("anna", "secret").is_ok().then_some(())
+    });
+    assert_eq!(backends[0].connections(), 1);
+    // What came before the end is still the client's.
+    let read = stuck.read_to_end().len();
+    assert!(read < mail.len(), "{read}");
+}
+
 /// Resident memory of a process in KiB.
 fn resident_kib(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustls::{CipherSuite, CommonState, ProtocolVersion};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -110,6 +111,14 @@ impl Stream {
             Self::ServerTls(stream) => stream.into_tcp(),
             Self::ClientTls(stream) => stream.into_tcp(),
         }
+    }
+
+    /// Whether the other end has closed or reset the connection, whatever of it is still to be
+    /// read. False where the system cannot tell.
+    pub fn has_hung_up(&self) -> bool {
+        // HUP and ERR are told unasked.
+        let mut sockets = [PollFd::new(self.tcp(), PollFlags::RDHUP)];
+        rustix::event::poll(&mut sockets, Some(&Timespec::default())).is_ok_and(|told| told > 0)
     }
 
     /// Whether the other end has sent nothing that was not read, its end included. Looks at

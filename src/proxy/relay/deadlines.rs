@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use crate::metrics::Limit;
 use crate::proxy::orders::{CloseReason, Order};
-use crate::proxy::relay::Relay;
 use crate::proxy::relay::side::{Reading, Writing};
+use crate::proxy::relay::{CLIENT_STALL, Relay, STALL_LOOK};
 
 impl Relay {
     /// Gives up waiting where a deadline has passed, and arms the timer for the next.
@@ -31,13 +31,13 @@ impl Relay {
 
     fn next_deadline(&self, order: Option<Order>) -> Option<Instant> {
         let client = self.client.until.filter(|_| !self.client_done());
-        let upstream = self.upstream.until.filter(|_| self.upstream.reading != Reading::Ended);
+        let upstream = self.upstream_deadline();
         let order = order.filter(|_| self.reason.is_none()).map(|order| {
             if Instant::now() < order.bye_from { order.bye_from } else { order.until }
         });
         let idle = self.idle.filter(|_| self.reason.is_none()).map(|limit| self.last_bytes + limit);
         let parting = self.parting.at().filter(|_| self.client.until.is_none());
-        [client, upstream, order, idle, parting].into_iter().flatten().min()
+        [client, upstream, order, idle, parting, self.next_look].into_iter().flatten().min()
     }
 
     fn pass_deadlines(&mut self, now: Instant) {
@@ -53,10 +53,28 @@ impl Relay {
             self.client.reading = Reading::Ended;
             self.client.writing = Writing::Shut;
         }
-        if self.upstream.until.is_some_and(|until| now >= until)
-            && self.upstream.reading != Reading::Ended
-        {
+        if self.next_look.is_some_and(|at| now >= at) {
+            self.look_at_upstream(now);
+        }
+        if self.upstream_deadline().is_some_and(|until| now >= until) {
             self.upstream_ended(false);
         }
+    }
+
+    /// A client that reads nothing hides its backend's end: the user would stay bound to a
+    /// backend that has let go.
+    fn look_at_upstream(&mut self, now: Instant) {
+        let hidden = !self.to_client.is_clear() && self.upstream.reading == Reading::Open;
+        self.next_look = hidden.then(|| now + STALL_LOOK);
+        if hidden && self.upstream.stream.has_hung_up() {
+            self.next_look = None;
+            drop(self.live.take());
+            self.client.until.get_or_insert(now + CLIENT_STALL);
+        }
+    }
+
+    fn upstream_deadline(&self) -> Option<Instant> {
+        let open = self.upstream.reading != Reading::Ended;
+        self.upstream.until.filter(|_| open && self.waits_for_backend())
     }
 }

@@ -42,6 +42,9 @@ const CLIENT_LINGER: Duration = Duration::from_secs(2);
 /// How long a client may stop reading while the backend's last bytes wait for it.
 const CLIENT_STALL: Duration = Duration::from_secs(60);
 
+/// How often a backend is looked at that is not read because the client does not read.
+const STALL_LOOK: Duration = Duration::from_secs(2);
+
 /// What a session needs to be relayed.
 #[derive(Debug)]
 pub struct Parts {
@@ -104,6 +107,8 @@ pub struct Relay {
     upstream_lost: bool,
     parting: Parting,
     timer: Option<Pin<Box<Sleep>>>,
+    /// When the backend is looked at, should the client still not read.
+    next_look: Option<Instant>,
     idle: Option<Duration>,
     last_bytes: Instant,
     buffer_bytes: usize,
@@ -129,6 +134,7 @@ impl Relay {
             upstream_lost: false,
             parting: parts.parting,
             timer: None,
+            next_look: None,
             idle: parts.idle,
             last_bytes: now,
             buffer_bytes: parts.buffer_bytes,
@@ -183,11 +189,13 @@ impl Relay {
                     if let Some(until) = stall.filter(|_| self.to_client.written > before) {
                         *until = (*until).max(Instant::now() + CLIENT_STALL);
                     }
+                    self.next_look.get_or_insert_with(|| Instant::now() + STALL_LOOK);
                     return moved;
                 }
                 Poll::Ready(Ok(())) => {
                     moved = true;
                     self.count_bytes();
+                    self.wait_for_backend_anew();
                 }
                 Poll::Ready(Err(_)) => {
                     self.client_gone(CloseReason::ClientReset);
@@ -290,9 +298,11 @@ impl Relay {
         scanned.map_or(true, |taken| taken > 0)
     }
 
-    /// Says what the proxy itself has to say, where that is allowed.
+    /// Says what the proxy itself has to say, where that is allowed. Behind bytes that the
+    /// client does not read it waits in the tracker, which then takes no more of the client.
     fn speak(&mut self) -> bool {
-        if !self.tracker.answers_wait() || self.client.writing != Writing::Open {
+        let free = self.to_client.is_clear() && self.client.writing == Writing::Open;
+        if !self.tracker.answers_wait() || !free {
             return false;
         }
         let mut answers = Vec::new();
@@ -446,6 +456,21 @@ impl Relay {
         self.last_bytes = Instant::now();
         if let Some(until) = &mut self.upstream.until {
             *until = self.last_bytes + UPSTREAM_LINGER;
+        }
+    }
+
+    /// Whether it is the backend that is waited for. Of a client that sends no more and is slow
+    /// to read, it is not: the backend is not read meanwhile.
+    fn waits_for_backend(&self) -> bool {
+        self.reason.is_some() || self.to_client.is_clear()
+    }
+
+    /// The client has read all: from now on the backend is waited for.
+    fn wait_for_backend_anew(&mut self) {
+        if self.reason.is_none()
+            && let Some(until) = &mut self.upstream.until
+        {
+            *until = Instant::now() + UPSTREAM_LINGER;
         }
     }
 
