@@ -83,10 +83,12 @@ impl Watch {
                 serves_since: now,
             });
             follow(&self.shared, backend, watched, now);
-            self.fences.look(backend, now);
             if backend.config.check.is_on() && watched.due <= now {
                 due.push((watched.due, backend));
             }
+        }
+        for backend in snapshot.upstreams.all_backends() {
+            self.fences.look(backend, now);
         }
         due.sort_by_key(|(since, _)| *since);
         for (_, backend) in due {

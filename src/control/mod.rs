@@ -354,7 +354,11 @@ impl Control {
             return Err(locate::needs_restart(&config, "log.format", &Object::LogFormat));
         }
         let generation = former.generation + 1;
-        let snapshot = self.foundation.snapshot(config, Some(&former), generation).await?;
+        let mut snapshot = self.foundation.snapshot(config, Some(&former), generation).await?;
+        snapshot.upstreams.keep_bound(&former.upstreams, |name| {
+            let counts = self.shared.registry.counts(name);
+            counts.live + counts.connecting + counts.unseen > 0
+        });
         let listeners = bind_new(&snapshot.config, &addresses(&former.config))?;
         self.foundation.assign_slots(&snapshot.config).await?;
         // From here on nothing can fail.

@@ -190,6 +190,14 @@ fn referral_code(code: Option<Code<'_>>) -> Option<&[u8]> {
     code.filter(|code| code.kind() == ResponseCode::Referral).map(|code| code.arguments)
 }
 
+/// Another Dovecot proxy's channel beside the login, which is never asked for here: nobody can
+/// tell what would come on it.
+const MULTIPLEXED: LoginError = LoginError::Protocol { what: "MULTIPLEX that nobody asked for" };
+
+fn is_multiplex(data: &[u8]) -> bool {
+    data.get(..9).is_some_and(|head| head.eq_ignore_ascii_case(b"MULTIPLEX"))
+}
+
 fn is_id(data: &[u8]) -> bool {
     data.get(..3).is_some_and(|head| head.eq_ignore_ascii_case(b"ID "))
 }
@@ -276,6 +284,7 @@ impl Login {
             Response::Untagged { literal: Some(_), .. } => {
                 Err(LoginError::Protocol { what: "a literal before the login's answer" })
             }
+            Response::Untagged { line: data, .. } if is_multiplex(data) => Err(MULTIPLEXED),
             // The answer to the proxy's own ID is not for the client.
             Response::Untagged { line: data, .. } if is_id(data) => Ok(Step::Read),
             Response::Status { code, .. } => self.on_status(code, line),

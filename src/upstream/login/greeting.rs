@@ -1,6 +1,6 @@
 //! From a backend's first line to where a login may begin: TLS and capabilities. No IO.
 
-use super::{LoginError, capability_code, count_line};
+use super::{LoginError, MULTIPLEXED, capability_code, count_line, is_multiplex};
 use crate::config::{Pipelining, TlsMode};
 use crate::protocol::capability::Capabilities;
 use crate::protocol::response::{self, Response, Status};
@@ -96,6 +96,7 @@ impl Greeting {
             Response::Untagged { literal: Some(_), .. } => {
                 Err(LoginError::Protocol { what: "a literal before the login's answer" })
             }
+            Response::Untagged { line: data, .. } if is_multiplex(data) => Err(MULTIPLEXED),
             Response::Status { .. } | Response::Untagged { .. } => Ok(Approach::Read),
         }
     }

@@ -271,6 +271,16 @@ fn endless_lines_and_loud_backends_are_given_up() {
     assert!(matches!(error, Some(LoginError::Protocol { .. })));
 }
 
+#[test]
+fn a_channel_that_nobody_asked_for_ends_the_login() {
+    let mut login = Whole::new(Setup { id: Vec::new(), ..plan() });
+    sent(login.on_line(DOVECOT));
+    assert!(matches!(login.on_line(b"* MULTIPLEX 0"), Err(LoginError::Protocol { .. })));
+    let mut login = Whole::new(plan());
+    sent(login.on_line(b"* OK ready"));
+    assert!(matches!(login.on_line(b"* Multiplex 0"), Err(LoginError::Protocol { .. })));
+}
+
 /// B-51: a list that had to be asked for is no sign of a server that reads ahead.
 #[test]
 fn a_silent_greeting_is_followed_step_by_step() {
