@@ -75,12 +75,13 @@ impl fmt::Display for Fault {
         if let Some(column) = self.column {
             write!(f, ":{column}")?;
         }
-        write!(f, ": {}", self.message)?;
+        // They may hold names out of the file.
+        write!(f, ": {}", escaped(&self.message))?;
         if let Some(snippet) = &self.snippet {
             write!(f, "\n{snippet}")?;
         }
         if let Some(expected) = &self.expected {
-            write!(f, "\n  expected {expected}")?;
+            write!(f, "\n  expected {}", escaped(expected))?;
         }
         Ok(())
     }
