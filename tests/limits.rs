@@ -10,6 +10,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -440,4 +441,65 @@ fn a_reload_under_way_does_not_hold_up_the_end() {
     proxy.terminate();
     assert_eq!(proxy.wait_for_end(), 0, "{}", proxy.log());
     assert!(!proxy.log().contains("configuration reloaded"), "{}", proxy.log());
+}
+
+/// A client that sends without a pause keeps the proxy busy for no longer than one that rests.
+#[test]
+fn b26_a_flood_of_good_commands_ends_at_its_bound() {
+    let backend = Backend::ordinary();
+    let proxy = start(&backend, "login_deadline: 60s");
+    let mut client = proxy.client();
+    let mut writer = client.wire().socket().try_clone().unwrap();
+    let sending = std::thread::spawn(move || {
+        let noops = b"a NOOP\r\n".repeat(1000);
+        (0..200).take_while(|_| writer.write_all(&noops).is_ok()).count()
+    });
+    let mut answered = 0;
+    let told = loop {
+        let line = client.read_line();
+        if !line.starts_with("a OK") {
+            break line;
+        }
+        answered += 1;
+    };
+    assert_eq!(told, "* BYE Too much before the login.");
+    assert_eq!(answered, 256 * 1024 / "a NOOP\r\n".len());
+    drop(client);
+    sending.join().unwrap();
+    // The bound counts for a connection, not for what comes after its login.
+    let mut client = proxy.logged_in("anna", "secret");
+    for _ in 0..40 {
+        client.send("a NOOP\r\n".repeat(1000));
+        for _ in 0..1000 {
+            client.expect("a OK");
+        }
+    }
+}
+
+/// Logins of one user that overlap, from one address each, are as many as any.
+#[test]
+fn logins_from_many_addresses_at_once_keep_to_the_users_limit() {
+    let delay = Duration::from_millis(500);
+    let backend = Ordinary::new().delay("AUTHENTICATE", delay).start();
+    let (_proxy, balanced) = behind_balancer(&backend, "sessions_per_user: 2");
+    let mut clients: Vec<Client> = (1..=6)
+        .map(|number| {
+            let mut client = from(balanced, &format!("192.0.2.{number}"));
+            client.expect("* OK");
+            client.send("a LOGIN anna secret\r\n");
+            client
+        })
+        .collect();
+    let answers: Vec<String> = clients.iter_mut().map(Client::read_line).collect();
+    let taken = answers.iter().filter(|answer| answer.starts_with("a OK")).count();
+    assert_eq!(taken, 2, "{answers:?}");
+    assert!(answers.iter().all(|a| a.starts_with("a OK") || a.starts_with("a NO [LIMIT]")));
+    wait_until("the backend is left by the others", || {
+        (backend.open_connections() == 2).then_some(())
+    });
+    drop(clients);
+    backend.wait_until_empty();
+    let mut client = from(balanced, "192.0.2.9");
+    client.expect("* OK");
+    client.login("anna", "secret");
 }

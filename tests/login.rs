@@ -376,6 +376,15 @@ fn b43_what_is_pipelined_behind_a_failed_login_is_answered_not_authenticated() {
     client.expect("e OK");
     assert!(!backend.received_text(0).contains("SELECT"));
     client.login("anna", "right");
+    // All is answered too where the client has no more to say.
+    let mut client = proxy.client();
+    client.send("a LOGIN anna wrong\r\nb NOOP\r\nc LOGOUT\r\n");
+    client.wire().finish_writing().unwrap();
+    client.expect("a NO [AUTHENTICATIONFAILED]");
+    client.expect("b OK");
+    client.expect("* BYE");
+    client.expect("c OK");
+    client.expect_end();
 }
 
 /// A second LOGIN behind the first is BAD after success, a new try after failure.

@@ -11,6 +11,7 @@ mod support;
 use std::io::Result;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -20,7 +21,7 @@ use support::client::Client;
 use support::ordinary::Ordinary;
 use support::pointsman::{Places, Pointsman};
 use support::tls::Authority;
-use support::wait_until;
+use support::{PATIENCE, Stopwatch, wait_until};
 
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
 
@@ -502,4 +503,135 @@ fn a_client_that_says_nothing_more_is_sent_away_at_its_deadline() {
     client.expect("* BYE [UNAVAILABLE] You did not log in in time.");
     client.expect_end();
     assert_nobody_is_left(&proxy, &backend);
+}
+
+/// B-32: exchanges begun and given up count for nothing, and win no time.
+#[test]
+fn b32_exchanges_given_up_do_not_move_the_deadline() {
+    let turns = vec![(FIRST, challenge(SERVER_FIRST)), ("*", "{tag} BAD cancelled\r\n".to_owned())];
+    let backend = leading("SASL-IR AUTH=SCRAM-SHA-256", turns);
+    let proxy = start_with(&backend, "login_tries: 100, login_deadline: 1500ms");
+    let mut client = proxy.client();
+    let begun = Stopwatch::start();
+    loop {
+        assert!(begun.elapsed() < PATIENCE, "it goes on for ever");
+        begin(&mut client, "SCRAM-SHA-256", FIRST, true);
+        let line = client.read_line();
+        if line.starts_with("* BYE") {
+            break;
+        }
+        assert!(line.starts_with("+ "), "{line}");
+        std::thread::sleep(Duration::from_millis(50));
+        client.send("*\r\n");
+        let line = client.read_line();
+        if line.starts_with("* BYE") {
+            break;
+        }
+        assert!(line.starts_with("a BAD"), "{line}");
+    }
+    assert_nobody_is_left(&proxy, &backend);
+}
+
+/// A client that is asked for its proof and says nothing takes no place among the logins that
+/// wait for the proxy.
+#[test]
+fn a_client_that_leaves_a_challenge_unanswered_holds_up_no_other_login() {
+    let backend = Backend::start(Opening::clear(), |peer| {
+        if peer.number() < 2 {
+            exchange(peer, "SASL-IR AUTH=SCRAM-SHA-256", "+ \r\n", &scram())
+        } else {
+            Ordinary::new().converse(peer)
+        }
+    });
+    let proxy = start_with(&backend, "login_tries: 5, held_logins: 1");
+    let mut silent: Vec<Client> = (0..2).map(|_| proxy.client()).collect();
+    for client in &mut silent {
+        begin(client, "SCRAM-SHA-256", FIRST, true);
+        expect_challenge(client, SERVER_FIRST);
+    }
+    proxy.client().login("bert", "secret");
+    // It may still answer.
+    for client in &mut silent {
+        client.send(format!("{}\r\n", base64(FINAL)));
+        expect_challenge(client, SERVER_FINAL);
+        client.send("\r\n");
+        client.expect("a OK");
+    }
+}
+
+/// B-53: where it is the proxy that refuses, a client is told in the way of its mechanism too,
+/// and no sooner than of a token that a backend refuses. Giving up then is a failed login.
+#[test]
+fn b53_a_token_of_an_unknown_user_gets_the_error_from_the_proxy() {
+    let backend = Backend::ordinary();
+    let proxy = Pointsman::start(&AUTHORITY, |places| {
+        std::fs::write(places.file("users"), "anna s\n").unwrap();
+        let file = places.file("users");
+        let head = head(places, "login_tries: 3").replace("delay: 1ms", "delay: 300ms");
+        let route = format!(
+            "routing: {{ lookups: [ {{ users: {{ file: \"{}\" }} }} ] }}\n",
+            file.display()
+        );
+        format!("{head}shards:\n{}{route}", shard("s", &backend))
+    });
+    let unknown = BEARER.replace("anna", "nobody");
+    let mut client = proxy.client();
+    for (answer, end) in
+        [("AQ==", format!("a {FAILED}")), ("*", "a BAD".into()), ("!", "a BAD".into())]
+    {
+        begin(&mut client, "OAUTHBEARER", &unknown, true);
+        expect_challenge(&mut client, r#"{"status":"invalid_token"}"#);
+        let begun = Stopwatch::start();
+        client.send(format!("{answer}\r\n"));
+        client.expect(&end);
+        assert!(begun.elapsed() >= Duration::from_millis(290), "{answer}: {:?}", begun.elapsed());
+    }
+    client.expect("* BYE");
+    assert_eq!(backend.connections(), 0);
+    wait_until("it is counted", || {
+        ((counted(&proxy, "oauthbearer", "auth_failed") - 3.0).abs() < 0.5).then_some(())
+    });
+}
+
+/// B-53: what a backend says to a token is an error already: no number of tries is free.
+#[test]
+fn b53_giving_up_behind_the_error_is_a_failed_login() {
+    let turns = vec![(BEARER, challenge(TOKEN_ERROR)), ("*", "{tag} BAD cancelled\r\n".to_owned())];
+    let backend = leading("SASL-IR AUTH=OAUTHBEARER", turns);
+    let proxy = start_with(&backend, "login_tries: 2");
+    let mut client = proxy.client();
+    for _ in 0..2 {
+        begin(&mut client, "OAUTHBEARER", BEARER, true);
+        expect_challenge(&mut client, TOKEN_ERROR);
+        client.send("*\r\n");
+        client.expect("a BAD");
+    }
+    client.expect("* BYE Too many failed logins.");
+    wait_until("it is counted", || {
+        ((counted(&proxy, "oauthbearer", "auth_failed") - 2.0).abs() < 0.5).then_some(())
+    });
+}
+
+/// B-54: where no password is wanted none is asked for, by LOGIN neither.
+#[test]
+fn b54_a_listener_for_tokens_alone_takes_no_password() {
+    let backend = Backend::ordinary();
+    let proxy = Pointsman::start(&AUTHORITY, |places| {
+        let head = head(places, "login_tries: 2").replace(ALL, "OAUTHBEARER");
+        let route = "routing: { lookups: [ { shard: s } ] }\n";
+        format!("{head}shards:\n{}{route}", shard("s", &backend))
+    });
+    let mut client = Client::connect(proxy.places().clear).unwrap();
+    let greeting = client.read_line();
+    assert!(greeting.contains(" LOGINDISABLED ") && greeting.contains(" AUTH=OAUTHBEARER"));
+    for _ in 0..3 {
+        client.send("a LOGIN anna secret\r\nb LOGIN {4}\r\n");
+        client.expect("a NO [CANNOT]");
+        client.expect("b NO [CANNOT]");
+    }
+    client.command_ok("NOOP");
+    assert_eq!(backend.connections(), 0);
+    wait_until("it is counted", || {
+        ((counted(&proxy, "login", "not_offered") - 6.0).abs() < 0.5).then_some(())
+    });
 }

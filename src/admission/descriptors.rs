@@ -88,7 +88,7 @@ impl DescriptorCap {
             give_back(&self.not_logged_in);
             return Err(AtCap::All);
         }
-        Ok(DescriptorPermit { cap: Arc::clone(self), with_backend: false })
+        Ok(DescriptorPermit { cap: Arc::clone(self), with_backend: false, suspended: false })
     }
 }
 
@@ -108,6 +108,7 @@ fn give_back(count: &AtomicU64) {
 pub struct DescriptorPermit {
     cap: Arc<DescriptorCap>,
     with_backend: bool,
+    suspended: bool,
 }
 
 impl DescriptorPermit {
@@ -125,10 +126,27 @@ impl DescriptorPermit {
         Ok(())
     }
 
+    /// While the client is asked something in its login the connection is not logged in, with
+    /// both its descriptors: else clients that never answer would use up those of the others.
+    pub fn suspend(&mut self) {
+        if self.with_backend && !self.suspended {
+            self.cap.not_logged_in.fetch_add(2, Ordering::Relaxed);
+            self.suspended = true;
+        }
+    }
+
+    /// The client has answered.
+    pub fn resume(&mut self) {
+        if std::mem::take(&mut self.suspended) {
+            self.cap.not_logged_in.fetch_sub(2, Ordering::Relaxed);
+        }
+    }
+
     /// Gives the second descriptor back, after a failed login closed the backend's connection.
     /// The connection is not logged in again, even where that share is used up: it was
     /// admitted long ago, and [`DescriptorCap::acquire`] makes the room.
     pub fn downgrade(&mut self) {
+        self.resume();
         if self.with_backend {
             self.cap.not_logged_in.fetch_add(1, Ordering::Relaxed);
             give_back(&self.cap.used);
@@ -178,7 +196,7 @@ mod tests {
     proptest! {
         #[test]
         fn counts_are_those_of_the_permits_alive(
-            steps in prop::collection::vec((0_u8..4, any::<prop::sample::Index>()), 0..80),
+            steps in prop::collection::vec((0_u8..6, any::<prop::sample::Index>()), 0..80),
         ) {
             let cap = DescriptorCap::new(256 + 20).unwrap();
             let mut permits: Vec<DescriptorPermit> = Vec::new();
@@ -190,15 +208,18 @@ mod tests {
                     match step {
                         1 => { let _ = permits[which].upgrade(); }
                         2 => permits[which].downgrade(),
+                        3 => permits[which].suspend(),
+                        4 => permits[which].resume(),
                         _ => drop(permits.swap_remove(which)),
                     }
                 }
                 let two = permits.iter().filter(|permit| permit.with_backend).count();
                 let one = permits.len() - two;
+                let suspended = permits.iter().filter(|permit| permit.suspended).count();
                 prop_assert_eq!(cap.used(), u64::try_from(one + 2 * two).unwrap());
                 prop_assert_eq!(
                     cap.not_logged_in.load(Ordering::Relaxed),
-                    u64::try_from(one).unwrap()
+                    u64::try_from(one + 2 * suspended).unwrap()
                 );
                 prop_assert!(cap.used() <= cap.cap());
             }

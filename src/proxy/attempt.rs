@@ -16,14 +16,14 @@ use tokio::time::Instant;
 
 use crate::config::{Config, Forward};
 use crate::metrics::{Limit, Stage};
-use crate::names::{BackendId, SessionId, UserName};
+use crate::names::{BackendId, Secret, SessionId, UserName};
 use crate::net::cidr;
 use crate::net::stream::Stream;
 use crate::protocol::command::IdPair;
 use crate::protocol::response::Code;
 use crate::proxy::attempt::admission::Admission;
 use crate::proxy::attempt::exchange::Dialled;
-use crate::proxy::dialogue::Dialogue;
+use crate::proxy::dialogue::{Dialogue, Said};
 use crate::proxy::forward;
 use crate::proxy::identity::{self, Identity};
 use crate::proxy::logins::LoginUnderWay;
@@ -32,7 +32,7 @@ use crate::proxy::registry::{Live, Redirect, Request, Reservation, ReserveError,
 use crate::proxy::shared::{Shared, Snapshot};
 use crate::routing::Route;
 use crate::routing::name::NameError;
-use crate::sasl::Proof;
+use crate::sasl::{self, Proof};
 use crate::session::answer::Answer;
 use crate::session::forwarded::Trace;
 use crate::upstream::backends::{AdminState, Backend};
@@ -48,6 +48,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 const FOLLOW_MAX: u32 = 8;
 /// Why a blocked user's login failed. The client is told what a wrong password gets.
 const BLOCKED: &str = "blocked";
+/// Why a login failed that the backend refused by itself.
+const REFUSED_BY_BACKEND: &str = "refused_by_backend";
 
 /// What an attempt knows of its client.
 #[derive(Debug)]
@@ -129,12 +131,41 @@ impl Failure {
     fn new(answer: Answer, reason: &'static str) -> Self {
         Self { answer, untagged: Vec::new(), user: None, reason, referral: None }
     }
+
+    /// Where the proxy itself refuses a token the client is told in the way of its mechanism,
+    /// as a backend does it: an error, the client's answer, then NO (RFC 7628 section 3.2.2).
+    async fn told_as_of_token(mut self, dialogue: &mut Dialogue<'_, '_>) -> Self {
+        let own = self.answer.is_auth_failed() && self.reason != REFUSED_BY_BACKEND;
+        if own && !dialogue.has_asked() {
+            let error = Secret::new(sasl::INVALID_TOKEN.to_vec());
+            if let Said::Over(answer) = dialogue.ask(&error).await {
+                self.answer = answer.of_refused();
+            }
+        }
+        self
+    }
 }
 
 /// Tries to log the client in. `limits` is the configuration the connection was
 /// accepted with; the routing is the one of this moment. `proof` is none where the client
 /// left its name out; `dialogue` leads to the client where the backend asks it something.
 pub(super) async fn log_in(
+    shared: &Shared,
+    limits: &Config,
+    client: &Client<'_>,
+    proof: Option<&Proof>,
+    dialogue: &mut Dialogue<'_, '_>,
+) -> Result<Success, Failure> {
+    let result = try_to_log_in(shared, limits, client, proof, dialogue).await;
+    match result {
+        Err(failure) if proof.is_some_and(Proof::is_token) => {
+            Err(failure.told_as_of_token(dialogue).await)
+        }
+        result => result,
+    }
+}
+
+async fn try_to_log_in(
     shared: &Shared,
     limits: &Config,
     client: &Client<'_>,
@@ -327,17 +358,19 @@ impl Attempt<'_> {
             address_max: if exempt { u32::MAX } else { limits.sessions_per_user_address },
             now,
         };
-        self.shared.registry.reserve(&request).map_err(|error| {
-            let limit = match error {
-                ReserveError::UserLimit { .. } => Limit::SessionsPerUser,
-                ReserveError::AddressLimit { .. } => Limit::SessionsPerUserAddress,
-                ReserveError::NoCandidate => {
-                    return Failure::new(Answer::Unavailable, error.reason());
-                }
-            };
-            self.shared.metrics.sessions.limit_hit(limit);
-            Failure::new(Answer::Limit, error.reason())
-        })
+        self.shared.registry.reserve(&request).map_err(|error| self.over_limit(error))
+    }
+
+    fn over_limit(&self, error: ReserveError) -> Failure {
+        let limit = match error {
+            ReserveError::UserLimit { .. } => Limit::SessionsPerUser,
+            ReserveError::AddressLimit { .. } => Limit::SessionsPerUserAddress,
+            ReserveError::NoCandidate => {
+                return Failure::new(Answer::Unavailable, error.reason());
+            }
+        };
+        self.shared.metrics.sessions.limit_hit(limit);
+        Failure::new(Answer::Limit, error.reason())
     }
 
     fn backend(&self, reservation: &Reservation) -> Result<Arc<Backend>, Failure> {
@@ -457,5 +490,5 @@ fn rejected(rejection: Rejection, backend: &BackendId) -> Failure {
     // Words about the user would tell unknown ones from wrong passwords.
     let untagged = if answer.is_auth_failed() { Vec::new() } else { rejection.untagged };
     let referral = rejection.referral.map(|url| Box::new(Referral { from: backend.clone(), url }));
-    Failure { untagged, referral, ..Failure::new(answer, "refused_by_backend") }
+    Failure { untagged, referral, ..Failure::new(answer, REFUSED_BY_BACKEND) }
 }

@@ -40,7 +40,9 @@ pub(super) fn ending(reason: CloseReason, metrics: &SessionMetrics) {
 /// The result of a login that got this answer.
 pub(super) fn result_of(answer: &Answer) -> LoginResult {
     match answer {
-        Answer::AuthenticationFailed | Answer::Refused(_) => LoginResult::AuthFailed,
+        Answer::AuthenticationFailed | Answer::Refused(_) | Answer::Refusal(_) => {
+            LoginResult::AuthFailed
+        }
         Answer::Unavailable => LoginResult::Unavailable,
         Answer::ServerBug => LoginResult::ServerBug,
         Answer::Limit => LoginResult::Limit,

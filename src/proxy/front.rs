@@ -63,6 +63,8 @@ pub(super) struct Front<'a> {
     deadline: Instant,
     /// Since when the proxy makes the client wait.
     held_since: Instant,
+    /// Its place among the logins that the proxy makes wait.
+    held: Option<PlacePermit>,
     exempt: bool,
     permit: DescriptorPermit,
     /// Its place among the listener's connections, where those are limited.
@@ -102,6 +104,7 @@ impl<'a> Front<'a> {
             header_session: None,
             deadline: story.start + config.limits.login_deadline,
             held_since: story.start,
+            held: None,
             config,
             story,
             exempt: false,
@@ -327,8 +330,11 @@ impl<'a> Front<'a> {
         }
         let mut out = failure.untagged;
         let close = prelogin.login_failed(&failure.answer, &mut out);
-        self.deadline = self.deadline.max(Instant::now() + WRITE_TIME);
+        // The client's own time does not move: a login that costs none could go on for ever.
+        let deadline = self.deadline;
+        self.deadline = deadline.max(Instant::now() + WRITE_TIME);
         self.write(&mut link.stream, &out).await?;
+        self.deadline = deadline;
         match close.map(CloseReason::from) {
             None => Ok(()),
             Some(reason) => {
@@ -382,12 +388,14 @@ impl<'a> Front<'a> {
         })
     }
 
-    /// Waits until then, while bytes of the client are kept and its end is noticed.
+    /// Waits until then, while bytes of the client are kept and its end is noticed: one that
+    /// sent no command behind its login has left.
     async fn wait(&mut self, link: &mut Link, until: Instant) -> Result<(), CloseReason> {
         while link.inbox.room() > 0 {
             match timeout_at(until, read_some(link)).await {
                 Err(_) => return Ok(()),
-                Ok(Ok(0)) => return Err(CloseReason::ClientClosed),
+                Ok(Ok(0)) if link.inbox.is_empty() => return Err(CloseReason::ClientClosed),
+                Ok(Ok(0)) => break,
                 Ok(Ok(_)) => {}
                 Ok(Err(_)) => return Err(CloseReason::ClientReset),
             }
@@ -397,8 +405,16 @@ impl<'a> Front<'a> {
     }
 
     pub(super) async fn read(&mut self, link: &mut Link) -> Result<(), CloseReason> {
+        // `timeout_at` looks at the clock last: a client that never pauses would outrun it.
+        let in_time = async {
+            if Instant::now() < self.deadline {
+                timeout_at(self.deadline, read_some(link)).await.ok()
+            } else {
+                None
+            }
+        };
         let read = tokio::select! {
-            read = timeout_at(self.deadline, read_some(link)) => read,
+            read = in_time => read,
             order = self.place.cell.due() => {
                 let bye = format!("* BYE {}\r\n", order.bye);
                 self.deadline = Instant::now() + WRITE_TIME;
@@ -411,14 +427,14 @@ impl<'a> Front<'a> {
             }
         };
         match read {
-            Ok(Ok(0)) => Err(self.reason_of_end(CloseReason::ClientClosed)),
-            Ok(Ok(_)) => {
+            Some(Ok(0)) => Err(self.reason_of_end(CloseReason::ClientClosed)),
+            Some(Ok(_)) => {
                 self.place.cell.heard(Instant::now());
                 self.story.heard = true;
                 Ok(())
             }
-            Ok(Err(_)) => Err(self.reason_of_end(CloseReason::ClientReset)),
-            Err(_) => {
+            Some(Err(_)) => Err(self.reason_of_end(CloseReason::ClientReset)),
+            None => {
                 count::ending(CloseReason::LoginDeadline, &self.shared.metrics.sessions);
                 self.deadline = Instant::now() + WRITE_TIME;
                 let bye = b"* BYE [UNAVAILABLE] You did not log in in time.\r\n";
@@ -442,7 +458,13 @@ impl<'a> Front<'a> {
             stream.write_all(bytes).await?;
             stream.flush().await
         };
-        match timeout_at(self.deadline, work).await {
+        let written = tokio::select! {
+            // What can go out at once does, an order's BYE too.
+            biased;
+            written = timeout_at(self.deadline, work) => written,
+            order = self.place.cell.due() => return Err(order.reason),
+        };
+        match written {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(self.reason_of_end(CloseReason::ClientReset)),
             Err(_) => Err(CloseReason::LoginDeadline),

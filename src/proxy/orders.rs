@@ -283,13 +283,43 @@ impl SessionCell {
         self.order.get().is_some()
     }
 
-    /// Notes whether the login is done, or on its way at a backend.
+    /// Notes whether the login is done, or on its way at a backend. Then an order to make room
+    /// among those that are not logged in is void: it has.
     pub fn set_logged_in(&self, logged_in: bool) {
+        let crowded = |order: Order| order.reason == CloseReason::Crowded;
+        if logged_in && self.order.get().is_some_and(crowded) {
+            self.order.set(None);
+        }
         self.logged_in.set(logged_in);
     }
 
     /// Whether the login is done, or on its way at a backend.
     pub fn logged_in(&self) -> bool {
         self.logged_in.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(reason: CloseReason) -> Order {
+        let now = Instant::now();
+        let border = Border::Response;
+        Order { reason, bye: "", border, bye_from: now, until: now, backend_is_gone: false }
+    }
+
+    #[test]
+    fn a_login_makes_an_order_to_make_room_void_and_no_other() {
+        let from = (Arc::from("imap"), SocketAddr::from(([192, 0, 2, 1], 1000)));
+        let cell = SessionCell::new(SessionId::from_bits(7), 0, from, Instant::now());
+        cell.order(order(CloseReason::Crowded));
+        cell.set_logged_in(false);
+        assert!(cell.has_order());
+        cell.set_logged_in(true);
+        assert!(!cell.has_order());
+        cell.order(order(CloseReason::Drain));
+        cell.set_logged_in(true);
+        assert!(cell.has_order());
     }
 }

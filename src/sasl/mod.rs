@@ -14,6 +14,7 @@ mod scram;
 use crate::names::Secret;
 use crate::protocol::strings;
 
+pub use oauth::INVALID_TOKEN;
 pub use opening::Opening;
 
 /// A SASL mechanism that clients can use.
@@ -68,6 +69,12 @@ impl Mechanism {
         matches!(self, Self::ScramSha256 | Self::ScramSha1)
     }
 
+    /// Whether it brings a bearer token, about which a server asks nothing but to tell an error
+    /// (RFC 7628 section 3.2).
+    pub const fn is_oauth(self) -> bool {
+        matches!(self, Self::OAuthBearer | Self::XOAuth2)
+    }
+
     /// The mechanism of that name, in any case.
     pub fn of(name: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|known| known.name().as_bytes().eq_ignore_ascii_case(name))
@@ -110,6 +117,11 @@ impl Proof {
             Self::Credentials(credentials) => &credentials.user,
             Self::Opening(opening) => &opening.user,
         }
+    }
+
+    /// Whether it is a bearer token.
+    pub fn is_token(&self) -> bool {
+        matches!(self, Self::Opening(opening) if opening.mechanism.is_oauth())
     }
 
     /// The identity to act as, where one is named beside the user.

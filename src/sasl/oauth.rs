@@ -8,6 +8,10 @@ use super::opening::{Fault, Named, parse_gs2};
 /// section 3.2.2, not yet in base64.
 pub(super) const NO_USER: &[u8] = br#"{"status":"invalid_request"}"#;
 
+/// What a client is told whose token the proxy itself refuses (RFC 7628 section 3.2.2, with the
+/// word of RFC 6750 section 3.1), not yet in base64.
+pub const INVALID_TOKEN: &[u8] = br#"{"status":"invalid_token"}"#;
+
 /// `kvsep` (RFC 7628 section 3.1).
 const SEPARATOR: u8 = 1;
 

@@ -6,6 +6,8 @@ use crate::protocol::response::{Code, Status};
 use crate::protocol::response_code::{NoMeans, ResponseCode};
 use crate::protocol::strings;
 
+const CANCELLED: &str = "Authentication cancelled.";
+
 /// The tagged answer to a login that did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
@@ -31,6 +33,9 @@ pub enum Answer {
     },
     /// The client cancelled the exchange with `*`.
     Cancelled,
+    /// The same, or broken, with this text, when the server had refused the login already: BAD
+    /// all the same (RFC 9051 section 6.2.2), and a failed login.
+    Refusal(&'static str),
     /// The client broke the protocol.
     Bad(&'static str),
 }
@@ -59,7 +64,17 @@ impl Answer {
     /// Whether it says that the credentials were wrong, so that the delay of failed
     /// logins applies.
     pub const fn is_auth_failed(&self) -> bool {
-        matches!(self, Self::AuthenticationFailed | Self::Refused(_))
+        matches!(self, Self::AuthenticationFailed | Self::Refused(_) | Self::Refusal(_))
+    }
+
+    /// The answer to a client that ended an exchange in which it had been refused already.
+    #[must_use]
+    pub fn of_refused(self) -> Self {
+        match self {
+            Self::Cancelled => Self::Refusal(CANCELLED),
+            Self::Bad(text) => Self::Refusal(text),
+            other => other,
+        }
     }
 
     /// Whether it says that the login could not be tried.
@@ -75,7 +90,9 @@ impl Answer {
     /// The metric label.
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::AuthenticationFailed | Self::Refused(_) => "authentication_failed",
+            Self::AuthenticationFailed | Self::Refused(_) | Self::Refusal(_) => {
+                "authentication_failed"
+            }
             Self::Unavailable => "unavailable",
             Self::ServerBug => "server_bug",
             Self::Limit => "limit",
@@ -90,7 +107,7 @@ impl Answer {
     pub fn encode(&self, tag: &Tag, session: &SessionId, out: &mut Vec<u8>) {
         out.extend_from_slice(tag.as_bytes());
         let status = match self {
-            Self::Cancelled | Self::Bad(_) => " BAD ",
+            Self::Cancelled | Self::Refusal(_) | Self::Bad(_) => " BAD ",
             _ => " NO ",
         };
         out.extend_from_slice(status.as_bytes());
@@ -113,7 +130,7 @@ impl Answer {
             Self::Limit => Some(ResponseCode::Limit),
             Self::PrivacyRequired => Some(ResponseCode::PrivacyRequired),
             Self::Backend { code, .. } => Some(*code),
-            Self::Cancelled | Self::Bad(_) => None,
+            Self::Cancelled | Self::Refusal(_) | Self::Bad(_) => None,
         }
     }
 
@@ -130,8 +147,8 @@ impl Answer {
             Self::PrivacyRequired => "Log in over TLS only.",
             Self::Backend { text, .. } if text.is_empty() => "Login refused.",
             Self::Backend { text, .. } => text,
-            Self::Cancelled => "Authentication cancelled.",
-            Self::Bad(text) => text,
+            Self::Cancelled => CANCELLED,
+            Self::Refusal(text) | Self::Bad(text) => text,
         };
         out.extend_from_slice(text.as_bytes());
         if matches!(self, Self::Unavailable | Self::ServerBug) {

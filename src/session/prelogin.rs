@@ -20,6 +20,11 @@ pub use dialogue::{Reply, encode_challenge};
 pub use inbox::Inbox;
 pub use steps::{Attempt, CloseReason, LoginMethod, Step};
 
+/// Bytes of all commands and lines that bring no login: 256 KiB. Without a bound a client
+/// could keep the proxy busy until its deadline; what may be pipelined behind a login that
+/// fails has room.
+const TALK_BYTES_MAX: usize = 262_144;
+
 /// What the listener offers and allows.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -62,6 +67,8 @@ pub struct PreLogin {
     phase: Phase,
     failed_logins: u32,
     syntax_errors: u32,
+    /// Of the client, used for no login.
+    talk_bytes: usize,
     asked_capability: bool,
     client_id: Vec<IdPair>,
     /// Whether an ID came already: only the first one of a trusted proxy is believed.
@@ -122,6 +129,7 @@ impl PreLogin {
             phase: Phase::Command,
             failed_logins: 0,
             syntax_errors: 0,
+            talk_bytes: 0,
             asked_capability: false,
             client_id: Vec::new(),
             identified: false,
@@ -146,6 +154,20 @@ impl PreLogin {
     /// Looks at the client's bytes and says what to do next. Each call uses up at most one
     /// command or line; call again after every step but `Read`, `Wait` and `Close`.
     pub fn step(&mut self, inbox: &mut Inbox) -> Step {
+        let before = inbox.unread().len();
+        let step = self.advance(inbox);
+        if matches!(step, Step::Reply(_) | Step::Forwarded { .. }) {
+            let used = before.saturating_sub(inbox.unread().len());
+            self.talk_bytes = self.talk_bytes.saturating_add(used);
+            if self.talk_bytes > TALK_BYTES_MAX {
+                self.tally.over = Some(Bound::Command);
+                return self.close(inbox, "Too much before the login.", CloseReason::TooLong);
+            }
+        }
+        step
+    }
+
+    fn advance(&mut self, inbox: &mut Inbox) -> Step {
         match std::mem::replace(&mut self.phase, Phase::Command) {
             Phase::Command => self.next_command(inbox),
             Phase::Exchange { tag, exchange } => self.next_line(inbox, tag, exchange),
@@ -234,15 +256,19 @@ impl PreLogin {
     fn on_announced_literal(&mut self, inbox: &mut Inbox, end: usize) -> Step {
         let word = Word::of_line(inbox.unread());
         let allowed = word.is_some_and(Word::takes_literals);
-        let in_clear = word == Some(Word::Login) && self.refuses_clear();
-        if allowed && !in_clear {
+        let login = word == Some(Word::Login);
+        let refused = login && (self.refuses_clear() || !self.takes_passwords());
+        if allowed && !refused {
             return Step::Reply(b"+ OK\r\n".to_vec());
         }
         let tag = Tag::of_line(inbox.unread());
         inbox.consume(end);
         self.framer.reset();
         match tag {
-            Some(tag) if in_clear => self.refuse_in_clear(&tag, Some(LoginMethod::Login)),
+            Some(tag) if login && self.refuses_clear() => {
+                self.refuse_in_clear(&tag, Some(LoginMethod::Login))
+            }
+            Some(tag) if refused => self.refuse_method(&tag, Some(LoginMethod::Login)),
             tag => {
                 self.bad(tag.as_ref(), "No literal is expected here.", word != Some(Word::Later))
             }
@@ -289,11 +315,19 @@ impl PreLogin {
     }
 
     fn encode_offer(&self, out: &mut Vec<u8>) {
-        let login_disabled = self.refuses_clear();
-        let offered: &[Mechanism] = if login_disabled { &[] } else { &self.settings.mechanisms };
+        let refuses_clear = self.refuses_clear();
+        let login_disabled = refuses_clear || !self.takes_passwords();
+        let offered: &[Mechanism] = if refuses_clear { &[] } else { &self.settings.mechanisms };
         let mechanisms: Vec<_> = offered.iter().map(|mechanism| mechanism.name()).collect();
         let starttls = self.settings.encryption == Encryption::Offered;
         Offer { starttls, login_disabled, mechanisms: &mechanisms }.encode(out);
+    }
+
+    /// Whether the LOGIN command is taken: where a mechanism is offered that takes a password
+    /// too, or none is.
+    fn takes_passwords(&self) -> bool {
+        let mechanisms = &self.settings.mechanisms;
+        mechanisms.is_empty() || mechanisms.iter().any(|mechanism| !mechanism.is_relayed())
     }
 
     fn refuses_clear(&self) -> bool {

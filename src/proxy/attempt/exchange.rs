@@ -11,7 +11,7 @@ use crate::proxy::attempt::admission::Admitted;
 use crate::proxy::attempt::{Attempt, Failure, Success, failure_of, rejected};
 use crate::proxy::dialogue::{Dialogue, Said};
 use crate::proxy::reaper::Leaving;
-use crate::proxy::registry::Live;
+use crate::proxy::registry::{Live, ReserveError};
 use crate::sasl::{Proof, echo};
 use crate::session::answer::Answer;
 use crate::upstream::backends::Backend;
@@ -48,7 +48,14 @@ impl Attempt<'_> {
             Ok(joined) => {
                 fail_on_purpose(&self.identity.user);
                 self.shared.metrics.logins.stage(Stage::Auth, joined.auth);
-                live.proved();
+                let user_max = self.limits.limits.sessions_per_user;
+                if !live.proved(user_max) {
+                    // Others of the user, from elsewhere, were taken while this was on its way.
+                    let unseen = live.end_unseen();
+                    self.leave(Leaving { socket: joined.stream.into_tcp(), unseen }, backend);
+                    let error = ReserveError::UserLimit { max: user_max };
+                    return Err(self.over_limit(error));
+                }
                 Ok(Success {
                     user: self.identity.user.clone(),
                     live,
@@ -188,18 +195,21 @@ async fn lead(
         number += 1;
         let message = match dialogue.ask(&challenged.challenge).await {
             Said::Message(message) => message,
-            Said::Over(answer) => return Err(cancel(challenged, answer).await),
+            Said::Over(answer) => return Err(cancel(challenged, proof, answer).await),
             // The backend waits for the client: without it, it has no session.
             Said::Gone => return Err(Stop::Client(Answer::Unavailable, None)),
         };
         let allowed = matches!(proof, Proof::Opening(opening) if opening.allows(number, &message));
         if !allowed {
-            return Err(cancel(challenged, Answer::Bad("Malformed message.")).await);
+            return Err(cancel(challenged, proof, Answer::Bad("Malformed message.")).await);
         }
         turn = challenged.answer(&message).await?;
     }
 }
 
-async fn cancel(challenged: Box<Challenged>, answer: Answer) -> Stop {
+/// What a server asks about a token is an error: the login has failed then, whatever the client
+/// says to it.
+async fn cancel(challenged: Box<Challenged>, proof: &Proof, answer: Answer) -> Stop {
+    let answer = if proof.is_token() { answer.of_refused() } else { answer };
     Stop::Client(answer, Some(challenged.cancel().await))
 }

@@ -23,15 +23,20 @@ pub(super) enum NotIn {
 }
 
 impl Front<'_> {
-    /// The proxy makes the client wait from then on.
+    /// The proxy makes the client wait from then on, in a login that was under way already.
     pub(in crate::proxy) fn hold(&mut self, now: Instant) {
         self.held_since = now;
+        self.held = self.shared.held_logins.take(u32::MAX);
+        self.permit.resume();
         self.place.cell.set_logged_in(true);
     }
 
-    /// The client has the word again, and all the time that it had.
+    /// The client has the word again, and all the time that it had. Until it has answered it
+    /// takes a place among those that are not logged in.
     pub(in crate::proxy) fn release(&mut self) {
         self.deadline += self.held_since.elapsed();
+        self.held = None;
+        self.permit.suspend();
         self.place.cell.set_logged_in(false);
     }
 
@@ -67,10 +72,11 @@ impl Front<'_> {
         link: &mut Link,
         prelogin: &mut PreLogin,
     ) -> Result<Success, (Failure, Option<CloseReason>)> {
-        let Some(_held) = self.shared.held_logins.take(self.config.limits.held_logins) else {
+        let Some(place) = self.shared.held_logins.take(self.config.limits.held_logins) else {
             self.shared.metrics.sessions.limit_hit(Limit::HeldLogins);
             return Err((Failure::too_many_held(), None));
         };
+        self.held = Some(place);
         // A second descriptor, for the backend's side.
         if self.permit.upgrade().is_err() {
             self.shared.metrics.sessions.limit_hit(Limit::Sessions);
@@ -80,6 +86,7 @@ impl Front<'_> {
         self.place.cell.set_logged_in(true);
         let result = self.attempt(attempt, link, prelogin).await;
         drop(held);
+        self.held = None;
         if result.is_err() {
             self.permit.downgrade();
             self.place.cell.set_logged_in(false);

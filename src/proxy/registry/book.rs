@@ -222,15 +222,21 @@ impl Book {
         entry.live += 1;
     }
 
-    /// The backend took the session's login.
-    pub(super) fn proved(&mut self, session: SessionKey) {
-        let row = self.session_mut(session.0);
-        if std::mem::replace(&mut row.proven, true) {
-            return;
+    /// The backend took the session's login; false where the user has that many already.
+    pub(super) fn proved(&mut self, session: SessionKey, user_max: u32) -> bool {
+        let row = self.session(session.0);
+        let (key, address) = (row.entry, row.address);
+        if row.proven {
+            return true;
         }
-        let (entry, address) = (row.entry, row.address);
-        self.entry_mut(entry).proven += 1;
-        self.by_address.proved(entry, address);
+        let entry = self.entry_mut(key);
+        if entry.proven >= user_max {
+            return false;
+        }
+        entry.proven += 1;
+        self.session_mut(session.0).proven = true;
+        self.by_address.proved(key, address);
+        true
     }
 
     /// Takes a session out.

@@ -203,9 +203,10 @@ async fn logins_that_are_not_decided_take_no_place_from_other_addresses() {
     assert!(from("192.0.2.1").reserve(&registry).is_err());
     let sessions: Vec<Live> = (0..2)
         .map(|_| from("192.0.2.2").reserve(&registry).unwrap().live(HANDLE).unwrap())
-        .inspect(Live::proved)
+        .inspect(|session| assert!(session.proved(2)))
         .collect();
-    sessions[0].proved();
+    assert!(sessions[0].proved(2), "it counts once");
+    assert!(!stalled.proved(2), "others were taken meanwhile");
     for address in ["192.0.2.2", "192.0.2.3"] {
         let over = from(address).reserve(&registry).unwrap_err();
         assert_eq!(over, ReserveError::UserLimit { max: 2 }, "{address}");

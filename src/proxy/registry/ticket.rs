@@ -192,9 +192,11 @@ impl Live {
     }
 
     /// The backend took the login: from now on the session counts for the user's limit, from
-    /// whatever address the next one comes.
-    pub fn proved(&self) {
-        self.ticket.registry.book(self.ticket.book).proved(self.ticket.session);
+    /// whatever address the next one comes. False where `user_max` others, begun elsewhere,
+    /// were taken meanwhile: then it must be given up.
+    #[must_use]
+    pub fn proved(&self, user_max: u32) -> bool {
+        self.ticket.registry.book(self.ticket.book).proved(self.ticket.session, user_max)
     }
 
     /// The backend answered the login with NO: it has no session, and nothing is remembered,

@@ -139,6 +139,9 @@ impl PreLogin {
             Body::Authenticate { mechanism, .. } if self.refuses_clear() => {
                 self.refuse_in_clear(&tag, Mechanism::of(&mechanism).map(LoginMethod::Sasl))
             }
+            Body::Login { .. } if !self.takes_passwords() => {
+                self.refuse_method(&tag, Some(LoginMethod::Login))
+            }
             Body::Login { user, password } => {
                 let credentials = Credentials { authzid: None, user, password };
                 self.login(tag, LoginMethod::Login, Some(Proof::Credentials(credentials)))
@@ -283,8 +286,7 @@ impl PreLogin {
         let offered = |known: &Mechanism| self.settings.mechanisms.contains(known);
         let known = Mechanism::of(mechanism);
         let Some(mechanism) = known.filter(offered) else {
-            self.tally.refused = Some((known.map(LoginMethod::Sasl), Refused::NotOffered));
-            return Self::refuse_mechanism(&tag);
+            return self.refuse_method(&tag, known.map(LoginMethod::Sasl));
         };
         let exchange = Exchange::new(mechanism);
         let Some(text) = initial else {
@@ -299,8 +301,13 @@ impl PreLogin {
 
     /// A code, since a bare NO makes clients ask for the password again. Clients that try
     /// all they know must get as far as LOGIN, so it counts as no error; the deadline bounds it.
-    fn refuse_mechanism(tag: &Tag) -> Step {
-        Step::Reply(line(tag, " NO [CANNOT] Mechanism not supported."))
+    pub(super) fn refuse_method(&mut self, tag: &Tag, method: Option<LoginMethod>) -> Step {
+        self.tally.refused = Some((method, Refused::NotOffered));
+        let text = match method {
+            Some(LoginMethod::Login) => " NO [CANNOT] LOGIN is disabled.",
+            Some(LoginMethod::Sasl(_)) | None => " NO [CANNOT] Mechanism not supported.",
+        };
+        Step::Reply(line(tag, text))
     }
 
     fn answer(&self, tag: &Tag, answer: &Answer) -> Vec<u8> {
