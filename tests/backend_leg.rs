@@ -222,7 +222,8 @@ const NO_TLS: [(&str, Trick); 5] = [
     }),
 ];
 
-/// B-04: clear text behind the OK, kept and read as if it had come under TLS.
+/// B-04: clear text behind the OK, kept and read as if it had come under TLS. Whoever adds it
+/// lets all go on: the login must not come so far.
 const INJECTED: [(&str, Trick); 3] = [
     ("a forged login behind the ok", |peer| {
         peer.send(OFFER)?;
@@ -231,19 +232,19 @@ const INJECTED: [(&str, Trick); 3] = [
             "{tag} OK go\r\na1 OK [CAPABILITY IMAP4rev1] fake\r\n{tag} OK fake\r\n"
         ))?;
         peer.start_tls()?;
-        peer.hang()
+        Ordinary::new().serve(peer)
     }),
     ("capabilities behind the ok", |peer| {
         peer.send(OFFER)?;
         peer.answer("STARTTLS", "{tag} OK go\r\n* CAPABILITY IMAP4rev1 AUTH=PLAIN\r\n")?;
         peer.start_tls()?;
-        peer.hang()
+        Ordinary::new().serve(peer)
     }),
     ("one byte behind the ok", |peer| {
         peer.send(OFFER)?;
         peer.answer("STARTTLS", "{tag} OK go\r\n*")?;
         peer.start_tls()?;
-        peer.hang()
+        Ordinary::new().serve(peer)
     }),
 ];
 
@@ -262,7 +263,7 @@ const STRIPPED_LISTS: [(&str, Trick); 2] = [
 ];
 
 /// B-07: a session that is logged in already has no STARTTLS.
-const PREAUTH: [(&str, Trick); 2] = [
+const PREAUTH: [(&str, Trick); 3] = [
     ("preauth", |peer| {
         peer.send("* PREAUTH [CAPABILITY IMAP4rev1] in\r\n")?;
         peer.hang()
@@ -270,6 +271,12 @@ const PREAUTH: [(&str, Trick); 2] = [
     ("preauth, no list", |peer| {
         peer.send("* PREAUTH in\r\n")?;
         peer.hang()
+    }),
+    ("preauth, and STARTTLS all the same", |peer| {
+        peer.send("* PREAUTH [CAPABILITY IMAP4rev1 STARTTLS] in\r\n")?;
+        peer.answer("STARTTLS", "{tag} OK go\r\n")?;
+        peer.start_tls()?;
+        Ordinary::new().serve(peer)
     }),
 ];
 
@@ -338,6 +345,19 @@ fn b10_capabilities_from_before_starttls_are_forgotten() {
     let proxy = start(|places| one(&backend, &format!("tls: starttls, {}", ca(places))));
     assert!(try_login(&proxy).starts_with("OK"));
     backend.assert_no_faults();
+
+    // A list that is not given again is none: the one in clear text does not stand in for it.
+    let identity = AUTHORITY.issue(&["localhost"]).server_config();
+    let backend = Backend::start(Opening::starttls(identity), |peer| {
+        peer.send(OFFER)?;
+        peer.answer("STARTTLS", "{tag} OK go\r\n")?;
+        peer.start_tls()?;
+        peer.answer("CAPABILITY", "{tag} OK done\r\n")?;
+        Ordinary::new().serve(peer)
+    });
+    let proxy = start(|places| one(&backend, &format!("tls: starttls, {}", ca(places))));
+    assert_unavailable(&proxy);
+    assert_no_credentials(&backend);
 }
 
 /// Fails the script when another line comes before the backend says more.

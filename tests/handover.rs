@@ -154,6 +154,23 @@ fn b46_untagged_data_without_end_fails_the_login_and_is_not_kept() {
     }
 }
 
+/// What is kept for the client has a bound of its own, however few its lines are.
+#[test]
+fn b46_a_few_long_lines_before_the_answer_fail_the_login_too() {
+    let long = format!("* OK {}\r\n", "x".repeat(8_000));
+    for (lines, taken) in [(2, true), (3, false)] {
+        let answer = long.repeat(lines) + "{tag} OK [CAPABILITY IMAP4rev1] in\r\n";
+        let backend = answering(Box::leak(answer.into_boxed_str()));
+        let proxy = start(&backend);
+        if taken {
+            assert_eq!(proxy.client().login("anna", "secret").text(), long.repeat(lines));
+        } else {
+            assert_unavailable(&mut proxy.client(), "three long lines");
+        }
+        backend.wait_until_empty();
+    }
+}
+
 /// Only the tag that the proxy chose for its login takes it; the credentials went once.
 #[test]
 fn b47_an_answer_with_another_tag_is_no_login() {

@@ -661,6 +661,9 @@ fn b35_a_quoted_password_that_looks_like_a_literal_is_taken_as_text() {
             client.send(format!("a LOGIN {user} \"{password}\"\r\n"));
             client.expect("a OK");
             assert_eq!(backend.logins()[number].password, password.as_bytes());
+            // The backend's own reader may be fooled: towards it nothing like that is quoted.
+            let received = backend.received_text(number);
+            assert!(!received.contains(&format!("\"{password}\"")), "{received}");
             client.logout();
         }
         backend.assert_no_faults();

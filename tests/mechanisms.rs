@@ -326,17 +326,28 @@ fn b22_a_cancel_in_the_middle_is_passed_on_and_answered_bad() {
 /// A client that breaks off is answered BAD, the backend told, and the connection goes on.
 #[test]
 fn b23_bad_base64_in_the_middle_ends_the_exchange_alone() {
-    let turns = vec![(FIRST, challenge(SERVER_FIRST)), ("*", "{tag} BAD cancelled\r\n".to_owned())];
-    let backend = leading("SASL-IR AUTH=SCRAM-SHA-256", turns);
+    let backend_of = |first, asked| {
+        let turns = vec![(first, challenge(asked)), ("*", "{tag} BAD cancelled\r\n".to_owned())];
+        leading("SASL-IR AUTH=SCRAM-SHA-256 AUTH=OAUTHBEARER", turns)
+    };
+    let break_off = |backend: &Backend, client: &mut Client, (mechanism, first, asked)| {
+        for line in ["!!!", "YWI", "YWI=\0", " ", "YWI= ", "="] {
+            begin(client, mechanism, first, true);
+            expect_challenge(client, asked);
+            client.send(format!("{line}\r\n"));
+            client.expect("a BAD");
+        }
+        backend.assert_no_faults();
+    };
+    // To this challenge any message would do, an empty one too: what is no base64 is none.
+    let backend = backend_of(BEARER, TOKEN_ERROR);
+    let proxy = start(&backend);
+    break_off(&backend, &mut proxy.client(), ("OAUTHBEARER", BEARER, TOKEN_ERROR));
+    assert_nobody_is_left(&proxy, &backend);
+    let backend = backend_of(FIRST, SERVER_FIRST);
     let proxy = start(&backend);
     let mut client = proxy.client();
-    for line in ["!!!", "YWI", "YWI=\0", " ", "YWI= ", "="] {
-        begin(&mut client, "SCRAM-SHA-256", FIRST, true);
-        expect_challenge(&mut client, SERVER_FIRST);
-        client.send(format!("{line}\r\n"));
-        client.expect("a BAD");
-    }
-    backend.assert_no_faults();
+    break_off(&backend, &mut client, ("SCRAM-SHA-256", FIRST, SERVER_FIRST));
     assert_nobody_is_left(&proxy, &backend);
     // Too long: the connection ends, and the backend's with it.
     begin(&mut client, "SCRAM-SHA-256", FIRST, true);

@@ -257,6 +257,27 @@ fn b66_clients_that_never_read_and_backends_that_never_close_do_not_hold_up_the_
     backend.wait_until_empty();
 }
 
+/// B-66: a backend that does not close is given up; its session is none that the end must cut.
+#[test]
+fn b66_a_backend_that_never_closes_is_given_up_before_all_is_cut() {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let backend = Backend::start(Opening::clear(), move |peer| {
+        take_login(peer)?;
+        let _ = wait.lock().unwrap().recv();
+        Ok(())
+    });
+    let mut proxy = proxy(&backend, "lame_duck: 0s, drain: 1s");
+    let mut client = proxy.logged_in("anna", "secret");
+    proxy.terminate();
+    client.expect(BYE);
+    client.expect_end();
+    drop(client);
+    assert_eq!(proxy.wait_for_end(), 0);
+    assert!(!proxy.log().contains("sessions cut"), "{}", proxy.log());
+    drop(go);
+}
+
 /// Sessions in IDLE may last for days: the drain ends them all, spread over its time.
 #[test]
 fn b71_a_thousand_sessions_in_idle_are_gone_within_the_drain() {
