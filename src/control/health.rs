@@ -76,19 +76,23 @@ impl Watch {
         let snapshot = self.shared.snapshot.load_full();
         self.watched.retain(|name, _| snapshot.upstreams.backend(name).is_some());
         let mut due: Vec<(Instant, &Arc<Backend>)> = Vec::new();
-        for backend in snapshot.upstreams.backends() {
+        let configured = snapshot.upstreams.backends().count();
+        // Those that left the file come last: where somebody may be on one he must get free.
+        for (place, backend) in snapshot.upstreams.all_backends().enumerate() {
+            let counts = self.shared.registry.counts(backend.name());
+            if place >= configured && counts.live + counts.unseen == 0 {
+                continue;
+            }
             let watched = self.watched.entry(backend.name().clone()).or_insert_with(|| Watched {
                 due: now + part_of(backend.config.check.interval.min(FIRST_WITHIN)),
                 down: false,
                 serves_since: now,
             });
             follow(&self.shared, backend, watched, now);
+            self.fences.look(backend, now);
             if backend.config.check.is_on() && watched.due <= now {
                 due.push((watched.due, backend));
             }
-        }
-        for backend in snapshot.upstreams.all_backends() {
-            self.fences.look(backend, now);
         }
         due.sort_by_key(|(since, _)| *since);
         for (_, backend) in due {

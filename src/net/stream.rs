@@ -113,12 +113,16 @@ impl Stream {
         }
     }
 
-    /// Whether the other end has closed or reset the connection, whatever of it is still to be
-    /// read. False where the system cannot tell.
-    pub fn has_hung_up(&self) -> bool {
+    /// How the other end's direction is over, whatever of it is still to be read; none where it
+    /// is not, or the system cannot tell. An error is told here once and by no read after it.
+    pub fn hang_up(&self) -> Option<io::Result<()>> {
         // HUP and ERR are told unasked.
         let mut sockets = [PollFd::new(self.tcp(), PollFlags::RDHUP)];
-        rustix::event::poll(&mut sockets, Some(&Timespec::default())).is_ok_and(|told| told > 0)
+        let told = rustix::event::poll(&mut sockets, Some(&Timespec::default()));
+        told.is_ok_and(|told| told > 0).then(|| match SockRef::from(self.tcp()).take_error() {
+            Ok(None) => Ok(()),
+            Ok(Some(error)) | Err(error) => Err(error),
+        })
     }
 
     /// Whether the other end has sent nothing that was not read, its end included. Looks at

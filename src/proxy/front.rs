@@ -315,15 +315,7 @@ impl<'a> Front<'a> {
         failure: Failure,
         prelogin: &mut PreLogin,
     ) -> Result<(), CloseReason> {
-        tracing::info!(
-            session = %self.story.session,
-            listener = self.story.listener,
-            remote_address = %self.client.remote.ip().to_canonical(),
-            reason = failure.reason,
-            answer = failure.answer.reason(),
-            user = failure.user.as_ref().map(|user| self.shared.telemetry.user(user)),
-            "login failed"
-        );
+        self.tell_failed(&failure);
         if failure.answer.is_auth_failed() && !self.exempt {
             let until = self.held_since + self.config.limits.failed_login_delay;
             self.wait(link, until).await?;
@@ -342,6 +334,18 @@ impl<'a> Front<'a> {
                 Err(part(&mut link.stream, reason).await)
             }
         }
+    }
+
+    pub(super) fn tell_failed(&self, failure: &Failure) {
+        tracing::info!(
+            session = %self.story.session,
+            listener = self.story.listener,
+            remote_address = %self.client.remote.ip().to_canonical(),
+            reason = failure.reason,
+            answer = failure.answer.reason(),
+            user = failure.user.as_ref().map(|user| self.shared.telemetry.user(user)),
+            "login failed"
+        );
     }
 
     fn join(self, link: Link, success: Success, attempt: &Attempt) -> Box<Joined> {

@@ -197,6 +197,9 @@ async fn lead(
             Said::Message(message) => message,
             Said::Over(answer) => return Err(cancel(challenged, proof, answer).await),
             // The backend waits for the client: without it, it has no session.
+            Said::Gone if proof.is_token() => {
+                return Err(Stop::Client(Answer::AuthenticationFailed, None));
+            }
             Said::Gone => return Err(Stop::Client(Answer::Unavailable, None)),
         };
         let allowed = matches!(proof, Proof::Opening(opening) if opening.allows(number, &message));

@@ -51,6 +51,11 @@ impl Front<'_> {
         let result = self.hold_and_try(attempt, link, prelogin).await;
         let label = match &result {
             Ok(_) => None,
+            // To leave behind the error to a token is to have failed.
+            Err((failure, Some(_))) if failure.answer.is_auth_failed() => {
+                self.tell_failed(failure);
+                Some(count::result_of(&failure.answer))
+            }
             Err((_, Some(_))) => Some(LoginResult::ClientGone),
             Err((failure, None)) => Some(count::result_of(&failure.answer)),
         };

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::metrics::Limit;
 use crate::proxy::orders::{CloseReason, Order};
+use crate::proxy::reaper;
 use crate::proxy::relay::side::{Reading, Writing};
 use crate::proxy::relay::{CLIENT_STALL, Relay, STALL_LOOK};
 
@@ -36,7 +37,7 @@ impl Relay {
             if Instant::now() < order.bye_from { order.bye_from } else { order.until }
         });
         let idle = self.idle.filter(|_| self.reason.is_none()).map(|limit| self.last_bytes + limit);
-        let parting = self.parting.at().filter(|_| self.client.until.is_none());
+        let parting = self.parting.at().filter(|_| self.client.writing == Writing::Open);
         [client, upstream, order, idle, parting, self.next_look].into_iter().flatten().min()
     }
 
@@ -45,13 +46,11 @@ impl Relay {
             self.observer.metrics().sessions.limit_hit(Limit::Idle);
             self.end(CloseReason::IdleLimit, Some("[UNAVAILABLE] Idle for too long."));
         }
-        if self.parting.at().is_some() && self.client.until.is_none() {
+        if self.parting.at().is_some() && self.client.writing == Writing::Open {
             self.let_client_go();
         }
         if self.client.until.is_some_and(|until| now >= until) {
-            self.to_client.clear();
-            self.client.reading = Reading::Ended;
-            self.client.writing = Writing::Shut;
+            self.client_gone(CloseReason::BackendClosed);
         }
         if self.next_look.is_some_and(|at| now >= at) {
             self.look_at_upstream(now);
@@ -62,15 +61,20 @@ impl Relay {
     }
 
     /// A client that reads nothing hides its backend's end: the user would stay bound to a
-    /// backend that has let go.
+    /// backend that has let go. What of it is still to be read is the client's.
     fn look_at_upstream(&mut self, now: Instant) {
         let hidden = !self.to_client.is_clear() && self.upstream.reading == Reading::Open;
         self.next_look = hidden.then(|| now + STALL_LOOK);
-        if hidden && self.upstream.stream.has_hung_up() {
-            self.next_look = None;
-            drop(self.live.take());
-            self.client.until.get_or_insert(now + CLIENT_STALL);
+        let Some(end) = self.upstream.stream.hang_up().filter(|_| hidden && self.live.is_some())
+        else {
+            return;
+        };
+        if let Err(error) = &end {
+            self.note_upstream_error(error);
         }
+        self.let_backend_go(!self.upstream_lost && end.as_ref().err().is_none_or(reaper::is_end));
+        self.client.discard();
+        self.client.until.get_or_insert(now + CLIENT_STALL);
     }
 
     fn upstream_deadline(&self) -> Option<Instant> {

@@ -196,6 +196,10 @@ impl Relay {
                     moved = true;
                     self.count_bytes();
                     self.wait_for_backend_anew();
+                    // Before the backend's end is read, behind which nothing may be said.
+                    if self.speak() {
+                        return true;
+                    }
                 }
                 Poll::Ready(Err(_)) => {
                     self.client_gone(CloseReason::ClientReset);
@@ -353,6 +357,8 @@ impl Relay {
         self.client.discard();
         self.client.close_after_queued();
         self.client.until.get_or_insert(now + CLIENT_LINGER);
+        // One of a half-closed client is long past where the client rested.
+        self.upstream.until = None;
         self.release_upstream(now);
     }
 
@@ -376,7 +382,10 @@ impl Relay {
 
     /// The client cannot be reached any more.
     fn client_gone(&mut self, reason: CloseReason) {
-        self.reason.get_or_insert(reason);
+        if self.reason.is_none() {
+            self.reason = Some(reason);
+            self.upstream.until = None;
+        }
         self.client.reading = Reading::Ended;
         self.client.writing = Writing::Shut;
         self.to_client.clear();
@@ -387,6 +396,16 @@ impl Relay {
 
     fn upstream_ended(&mut self, seen: bool) {
         self.upstream.reading = Reading::Ended;
+        self.let_backend_go(seen);
+        if self.reason.is_none() {
+            self.reason = Some(self.reason_of_upstream_end());
+        }
+        self.client.discard();
+        self.let_client_go();
+    }
+
+    /// The backend has no part in the session any more: its user may be elsewhere at once.
+    fn let_backend_go(&mut self, seen: bool) {
         self.upstream.writing = Writing::Shut;
         if let Some(live) = self.live.take()
             && !seen
@@ -394,11 +413,6 @@ impl Relay {
             self.unseen = Some(live.end_unseen());
         }
         self.to_upstream.clear();
-        if self.reason.is_none() {
-            self.reason = Some(self.reason_of_upstream_end());
-        }
-        self.client.discard();
-        self.let_client_go();
     }
 
     /// Closes the client's side where it is time.
