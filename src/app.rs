@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::admin::{self, AdminSocket, AdminState, Readiness, SocketError};
 use crate::admission::{AddressTable, DescriptorCap, Places, TooFewDescriptors};
 use crate::config::Config;
-use crate::control::{ApplyError, Control, Foundation, LoadError, RunTime};
+use crate::control::{ApplyError, Control, Foundation, LoadError, RunTime, follow_rules};
 use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
 use crate::net::resolve::Resolver;
@@ -83,6 +83,7 @@ pub async fn serve(path: &Path) -> Result<(), StartError> {
     let resolver = resolver.map_err(ApplyError::from)?;
     let socket = config.admin.socket.as_deref().map(AdminSocket::bind).transpose()?;
     let overrides = Arc::new(Overrides::default());
+    follow_rules(&store, &config.routing).await.map_err(ApplyError::from)?;
     let run_time = RunTime::load(store.clone(), Arc::clone(&overrides)).await?;
     let pins = Arc::clone(&overrides);
     let maps = Maps::new(&config.store.path, Arc::clone(&metrics));

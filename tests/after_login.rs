@@ -26,7 +26,7 @@ use support::client::Client;
 use support::ordinary::Ordinary;
 use support::pointsman::{Places, Pointsman};
 use support::tls::Authority;
-use support::{Stopwatch, http, wait_until};
+use support::{Over, Stopwatch, http, wait_until};
 
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
 
@@ -465,6 +465,7 @@ fn the_metrics_answer_quickly_while_sessions_work_and_logins_go_on() {
     let address = proxy.places().clear;
     let done = AtomicBool::new(false);
     let rounds = std::thread::scope(|scope| {
+        let _over = Over(&done);
         for number in 0..6 {
             let done = &done;
             scope.spawn(move || {
@@ -486,9 +487,7 @@ fn the_metrics_answer_quickly_while_sessions_work_and_logins_go_on() {
                 start.elapsed()
             })
         };
-        let rounds: Vec<Duration> = (0..5).filter_map(|_| slowest().max()).collect();
-        done.store(true, Ordering::SeqCst);
-        rounds
+        (0..5).filter_map(|_| slowest().max()).collect::<Vec<Duration>>()
     });
     println!("slowest of 20 scrapes, five times: {rounds:?}");
     assert!(rounds.iter().min().unwrap() < &Duration::from_millis(100), "{rounds:?}");

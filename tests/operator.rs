@@ -554,6 +554,34 @@ fn a_pin_goes_before_all_lookups_and_open_sessions_stay_where_they_are() {
     assert_eq!(site.logs_in_on("anna"), "n1");
 }
 
+/// Pins, blocks and sessions go by the canonical name: other rules for names would lose them.
+#[test]
+fn rules_for_names_change_with_a_restart_alone_which_loses_no_block() {
+    let site = Site::start();
+    site.proxy.operate_ok(&["block", "anna"]);
+    site.proxy.operate_ok(&["pin", "bert", "south"]);
+    let file = std::fs::read_to_string(site.proxy.configuration_file()).unwrap();
+    let changed = file.replace("routing: {", "routing: { default_domain: example.org,");
+    site.proxy.rewrite(|_| changed);
+    let (code, said) = site.proxy.operate(&["reload"]);
+    assert_eq!(code, 1);
+    assert!(said.contains("`routing.default_domain` changed, which a reload cannot do"), "{said}");
+    assert!(said.contains("default_domain: example.org"), "{said}");
+    let told = site.proxy.client().try_login("anna", "secret").status;
+    assert!(told.starts_with("NO [AUTHENTICATIONFAILED]"), "{told}");
+
+    let Site { n1, n2, s1, mut proxy } = site;
+    proxy.restart();
+    let site = Site { n1, n2, s1, proxy };
+    let told = site.proxy.client().try_login("anna", "secret").status;
+    assert!(told.starts_with("NO [AUTHENTICATIONFAILED]"), "{told}");
+    assert_eq!(site.logs_in_on("bert@example.org"), "s1");
+    site.proxy.operate_ok(&["unblock", "anna"]);
+    site.proxy.operate_ok(&["unpin", "bert"]);
+    assert_eq!(site.logs_in_on("anna"), "n1");
+    assert_eq!(site.logs_in_on("bert"), "n1");
+}
+
 #[test]
 fn a_new_route_ends_the_sessions_elsewhere_where_that_is_asked_for() {
     let (n1, n2, s1) = (Backend::ordinary(), Backend::ordinary(), Backend::ordinary());

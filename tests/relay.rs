@@ -26,7 +26,7 @@ use support::flood::scaled;
 use support::ordinary::Ordinary;
 use support::pointsman::Pointsman;
 use support::tls::Authority;
-use support::{Stopwatch, large_mail, wait_until};
+use support::{Over, Stopwatch, large_mail, wait_until};
 
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
 
@@ -351,6 +351,7 @@ fn a_killed_backend_is_seen_behind_a_client_that_does_not_read() {
     stuck.send("a FETCH 1 BODY[]\r\n");
     stuck.expect("* 1 FETCH");
     let mut killed = backends.remove(usize::from(backends[1].connections() > 0));
+    killed.reset_connections();
     killed.stop();
     wait_until("the user is elsewhere", || {
         proxy.client().try_login("anna", "secret").is_ok().then_some(())
@@ -359,6 +360,32 @@ fn a_killed_backend_is_seen_behind_a_client_that_does_not_read() {
     // What came before the end is still the client's.
     let read = stuck.read_to_end().len();
     assert!(read < mail.len(), "{read}");
+}
+
+/// Dovecot asks for a literal as soon as it has read the brace, whatever becomes of the line's
+/// end: a client that sends the two apart is not left waiting.
+#[test]
+fn a_literal_that_is_asked_for_before_its_line_has_ended_is_passed_on() {
+    let backend = Backend::start(Opening::clear(), |peer| {
+        take_login(peer)?;
+        let announced = peer.exactly(b"A2 SELECT {5}".len())?;
+        assert_eq!(announced, b"A2 SELECT {5}");
+        peer.send("+ OK\r\n")?;
+        let rest = peer.exactly(b"\r\nINBOX\r\n".len())?;
+        assert_eq!(rest, b"\r\nINBOX\r\n");
+        peer.send("A2 OK done\r\n")?;
+        peer.answer("NOOP", "{tag} OK done\r\n")?;
+        peer.hang()
+    });
+    let proxy = proxy(&backend);
+    let mut client = proxy.logged_in("anna", "secret");
+    client.send("A2 SELECT {5}");
+    client.expect("+ OK");
+    client.send("\r\n");
+    client.send("INBOX\r\n");
+    client.expect("A2 OK");
+    client.command_ok("NOOP");
+    backend.assert_no_faults();
 }
 
 /// Resident memory of a process in KiB.
@@ -459,6 +486,7 @@ fn a_backend_that_does_not_read_stops_the_upload_and_costs_no_memory() {
     let before = resident_kib(process);
     let done = AtomicBool::new(false);
     let most = std::thread::scope(|scope| {
+        let over = Over(&done);
         let watcher = scope.spawn(|| {
             let mut most = 0;
             while !done.load(Ordering::SeqCst) {
@@ -471,7 +499,7 @@ fn a_backend_that_does_not_read_stops_the_upload_and_costs_no_memory() {
         client.send(vec![b'm'; 64 << 20]);
         client.send("\r\n");
         client.expect("u1 OK stored");
-        done.store(true, Ordering::SeqCst);
+        drop(over);
         watcher.join().unwrap()
     });
     assert!(most < before + 6 * 1024, "memory grew from {before} to {most} KiB");

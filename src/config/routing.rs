@@ -164,6 +164,12 @@ impl RawRouting {
         shards: &ShardNames,
         check: &mut Check<'_>,
     ) -> Option<Routing> {
+        if let Some(text) = &self.canonical {
+            check.remember(Object::Canonical, text.defined);
+        }
+        if let Some(text) = &self.default_domain {
+            check.remember(Object::DefaultDomain, text.defined);
+        }
         let canonical = check.word("canonical", self.canonical.as_ref(), Canonical::Lowercase);
         let default_domain = self
             .default_domain

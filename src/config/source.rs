@@ -36,6 +36,10 @@ pub enum Object {
     AdminSocket,
     /// `store.path`.
     StorePath,
+    /// `routing.canonical`.
+    Canonical,
+    /// `routing.default_domain`.
+    DefaultDomain,
 }
 
 /// The configuration file and the places of its objects. `default()` knows none: faults

@@ -121,7 +121,9 @@ impl Watch {
         if let Some(watched) = self.watched.get_mut(backend.name()) {
             watched.due = now + around(backend.config.check.interval);
         }
-        backend.note_check(result.is_ok(), now);
+        if !result.as_ref().is_err_and(CheckError::is_own) {
+            backend.note_check(result.is_ok(), now);
+        }
         match result {
             Ok(learnt) => {
                 backend.metrics.checked("ok");
@@ -130,7 +132,11 @@ impl Watch {
             }
             Err(error) => {
                 backend.metrics.checked(error.reason());
-                tracing::debug!(backend = %backend.name(), %error, "a check failed");
+                if error.is_own() {
+                    tracing::warn!(backend = %backend.name(), %error, "a backend is not checked");
+                } else {
+                    tracing::debug!(backend = %backend.name(), %error, "a check failed");
+                }
             }
         }
         follow_known(&self.shared, &backend, &mut self.watched, now);

@@ -8,6 +8,7 @@ mod fences;
 mod health;
 mod hook;
 mod locate;
+mod rename;
 pub mod report;
 mod route;
 mod run_time;
@@ -49,6 +50,7 @@ pub use self::audit::Caller;
 use self::audit::Subject;
 pub use self::backends::{END_WITHIN_MAX, StateOrder};
 pub use self::error::{Blame, OperateError};
+pub use self::rename::follow_rules;
 pub use self::run_time::{ChangeError, LoadError, RunTime, Stated, States};
 pub use self::sessions::{Kick, SESSIONS_MAX, Selection};
 pub use self::users::USERS_MAX;
@@ -352,6 +354,15 @@ impl Control {
         }
         if config.log.format != former.config.log.format {
             return Err(locate::needs_restart(&config, "log.format", &Object::LogFormat));
+        }
+        // Sessions, pins and blocks go by the canonical name.
+        let (was, is) = (&former.config.routing, &config.routing);
+        if is.canonical != was.canonical {
+            return Err(locate::needs_restart(&config, "routing.canonical", &Object::Canonical));
+        }
+        if is.default_domain != was.default_domain {
+            let (key, object) = ("routing.default_domain", Object::DefaultDomain);
+            return Err(locate::needs_restart(&config, key, &object));
         }
         let generation = former.generation + 1;
         let mut snapshot = self.foundation.snapshot(config, Some(&former), generation).await?;

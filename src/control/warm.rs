@@ -120,13 +120,12 @@ async fn keep(backend: Arc<Backend>, shared: Arc<Shared>) {
     }
 }
 
-/// A connection that could not be made says of the backend what a login's own would say.
 fn note_failure(backend: &Backend, shared: &Shared, error: &DialError) {
     backend.metrics.failed(error.reason());
     tracing::debug!(backend = %backend.name(), %error, "no warm connection");
     if error.is_outage() {
         let skip = shared.snapshot.load().config.upstream.skip_failed;
-        backend.note_failure(Instant::now(), skip);
+        backend.note_failure_ahead(Instant::now(), skip);
     }
 }
 

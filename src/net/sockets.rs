@@ -39,6 +39,25 @@ pub fn raise_descriptor_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
+/// A listener whose backlog is full, so that the kernel answers no SYN, with what fills it.
+#[cfg(test)]
+pub(crate) fn silent_listener(
+    at: std::net::IpAddr,
+) -> (std::net::TcpListener, Vec<std::net::TcpStream>) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&std::net::SocketAddr::new(at, 0).into()).unwrap();
+    socket.listen(0).unwrap();
+    let listener: std::net::TcpListener = socket.into();
+    let address = listener.local_addr().unwrap();
+    let mut fillers = Vec::new();
+    let short = std::time::Duration::from_millis(300);
+    while let Ok(filler) = std::net::TcpStream::connect_timeout(&address, short) {
+        fillers.push(filler);
+        assert!(fillers.len() < 64);
+    }
+    (listener, fillers)
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};

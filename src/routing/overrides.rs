@@ -38,6 +38,12 @@ pub fn block_value() -> Vec<u8> {
     BLOCK_VALUE.as_bytes().to_vec()
 }
 
+/// Such a key in two: what all keys of its kind begin with, and the user.
+pub fn split_key(key: &str) -> Option<(&str, &str)> {
+    let of = |prefix: &'static str| key.strip_prefix(prefix).map(|user| (prefix, user));
+    of(PIN_PREFIX).or_else(|| of(BLOCK_PREFIX))
+}
+
 /// A row of the store that says nothing that could be followed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the store's row of the key {key:?} is damaged; restore the store from a backup")]

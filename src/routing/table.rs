@@ -1,5 +1,6 @@
 //! The routing table: every configured lookup, loaded, immutable. A reload makes a new one.
 
+mod pinned;
 #[cfg(test)]
 mod tests;
 
@@ -310,24 +311,12 @@ impl Table {
         config.routing.lookups.iter().filter_map(|lookup| loader.load(lookup).err()).collect()
     }
 
-    /// Asks the lookups in their order; the first that knows the user decides. Those in memory
-    /// answer at once. `tell` hears of each that was asked.
-    ///
-    /// # Errors
-    /// Of a user whom no lookup knows [`LookupError::NoRoute`], unless one that failed was
-    /// passed over: an outage never looks like an unknown user.
-    pub async fn route(
+    /// What the lookups say, in their order, with the one that says it.
+    async fn ask_links(
         &self,
         query: &Query<'_>,
         mut tell: impl FnMut(Step),
-    ) -> Result<Route, LookupError> {
-        let start = Instant::now();
-        if let Some(answer) = self.ask_pins(query.user) {
-            let source = LookupSource::Pins;
-            let result = if answer.is_ok() { LookupResult::Found } else { LookupResult::Failed };
-            tell(Step { place: None, source, result, elapsed: start.elapsed() });
-            return answer.map(|found| self.route_of(query.user, &found, source));
-        }
+    ) -> Result<(Arc<Found>, LookupSource), LookupError> {
         let mut passed_over = None;
         for (place, link) in self.links.iter().enumerate() {
             let source = link.label();
@@ -335,7 +324,7 @@ impl Table {
             let Said { answer, result } = link.ask(query).await;
             tell(Step { place: Some(place), source, result, elapsed: start.elapsed() });
             match answer {
-                Ok(Some(found)) => return Ok(self.route_of(query.user, &found, source)),
+                Ok(Some(found)) => return Ok((found, source)),
                 Ok(None) => {}
                 Err(failure) if failure.reason == FailureReason::Refused => {
                     // As long as the source wants: guesses at passwords are to be slow.
@@ -380,17 +369,6 @@ impl Table {
     /// The operator asked for a fresh view: what is cached serves only while a lookup fails.
     pub fn doubt_all(&self) {
         self.links.iter().filter_map(Link::remote).for_each(Guarded::doubt_all);
-    }
-
-    /// What a pin says of the user, where there is one.
-    fn ask_pins(&self, user: &UserName) -> Option<Result<Found, LookupError>> {
-        let shard = self.pins.pinned(user)?;
-        if self.shards.contains(&shard) {
-            return Some(Ok(Found::on(shard)));
-        }
-        tracing::warn!(%shard, "a user is pinned to a shard that is not configured");
-        let (lookup, reason) = (LookupSource::Pins, FailureReason::UnknownShard);
-        Some(Err(LookupError::Unavailable { lookup, reason }))
     }
 
     /// The generation given to [`Table::load`].

@@ -130,6 +130,16 @@ impl Backend {
         self.show_up(now);
     }
 
+    /// Notes that a connection could not be made ahead: new users are sent elsewhere for `skip`.
+    /// Where the backend is checked, that and the logins judge it: failures of this kind may be
+    /// hours apart, with nothing between them that would end their row.
+    pub fn note_failure_ahead(&self, now: Instant, skip: Duration) {
+        if !self.config.check.is_on() {
+            return self.note_failure(now, skip);
+        }
+        self.state.skipped_until.store(self.state.millis(now + skip), Ordering::Relaxed);
+    }
+
     /// Notes that a login's connection came to a greeting.
     pub fn note_success(&self, now: Instant) {
         self.state.serves();

@@ -48,6 +48,15 @@ impl CheckError {
             Self::Password(_) => "password",
         }
     }
+
+    /// Whether the proxy could not even ask, which says nothing of the backend.
+    pub fn is_own(&self) -> bool {
+        match self {
+            Self::Password(_) => true,
+            Self::Dial(DialError::Io(error)) => dial::is_about_descriptors(error),
+            Self::Dial(_) => false,
+        }
+    }
 }
 
 /// Checks a backend once, within its `check.timeout` and a moment for the farewell.

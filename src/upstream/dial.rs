@@ -190,7 +190,7 @@ impl DialError {
 }
 
 /// Whether the proxy or its machine has no descriptor left: no fault of a backend.
-fn is_about_descriptors(error: &io::Error) -> bool {
+pub(super) fn is_about_descriptors(error: &io::Error) -> bool {
     let full = [Errno::MFILE, Errno::NFILE];
     full.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }

@@ -364,3 +364,17 @@ fn a_server_that_hangs_or_talks_nonsense_holds_nobody() {
     }
     assert_eq!(site.north.connections(), 0);
 }
+
+/// What the server says of a user may stand in no log that is told no names.
+#[test]
+fn words_that_repeat_the_credentials_are_withheld_from_the_log() {
+    let (backend, _) = backend();
+    let script = Script::start(|user, password| {
+        http(&format!("Auth-Status: {user} is not {password}, temporarily\r\nAuth-Wait: 1"))
+    });
+    let proxy = proxy(script.address, &backend, "", "timeout: 5s");
+    outcome(&mut proxy.client(), "verysecretname", "verysecretword");
+    proxy.wait_for_log("login failed");
+    let log = proxy.log();
+    assert!(!log.contains("verysecretword"), "{log}");
+}

@@ -240,6 +240,16 @@ impl Backend {
         }
     }
 
+    /// Resets all open connections at once, whatever waits to be sent on them, as the end of a
+    /// process does that had not read all.
+    pub fn reset_connections(&self) {
+        for record in self.book.records.lock().unwrap().iter() {
+            if let Some(socket) = record.cutter.upgrade() {
+                rustix::net::connect_unspec(&*socket).unwrap();
+            }
+        }
+    }
+
     /// Stops listening, cuts all connections, and waits until new ones are refused.
     pub fn stop(&mut self) {
         self.end();

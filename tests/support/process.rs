@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
 
 use super::wait_until;
 
@@ -134,9 +134,15 @@ impl Process {
         }
         let _ = self.watchdog.kill();
         let _ = self.watchdog.wait();
-        let _ = kill_process_group(pid(self.id()), Signal::KILL);
+        let group = pid(self.id());
+        let _ = kill_process_group(group, Signal::KILL);
         if self.ended().is_none() {
             self.ended = self.child.wait().ok();
+        }
+        // Its children close their connections only when they are gone.
+        let start = Instant::now();
+        while test_kill_process_group(group).is_ok() && start.elapsed() < END_PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }

@@ -61,7 +61,8 @@ impl Relay {
     }
 
     /// A client that reads nothing hides its backend's end: the user would stay bound to a
-    /// backend that has let go. What of it is still to be read is the client's.
+    /// backend that has let go. What of it is still to be read is the client's. A FIN behind
+    /// more than the socket takes is not here yet: only a reset overtakes what was sent.
     fn look_at_upstream(&mut self, now: Instant) {
         let hidden = !self.to_client.is_clear() && self.upstream.reading == Reading::Open;
         self.next_look = hidden.then(|| now + STALL_LOOK);

@@ -108,7 +108,10 @@ impl Ticket {
         };
         let turn = match failure.reason {
             // It never went out, or nobody waited for its end.
-            FailureReason::Busy | FailureReason::BreakerOpen | FailureReason::Abandoned => {
+            FailureReason::Busy
+            | FailureReason::BreakerOpen
+            | FailureReason::Abandoned
+            | FailureReason::NeedsClient => {
                 if self.admission == Admission::Probe {
                     state.breaker.probe_not_sent(now);
                 }

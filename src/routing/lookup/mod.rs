@@ -139,9 +139,14 @@ impl Guarded {
         self.inner.guard.on_failure == OnFailure::Next
     }
 
+    /// Whether it decides by the password too.
+    pub(super) fn depends_on_password(&self) -> bool {
+        self.inner.source.depends_on_password()
+    }
+
     /// Whether it can be asked without a client and its password.
     pub(super) fn can_answer(&self, query: &Query<'_>) -> bool {
-        query.client.is_some() || !self.inner.source.depends_on_password()
+        query.client.is_some() || !self.depends_on_password()
     }
 
     /// The answer about a user: known, of a question that somebody asked already, or of a new

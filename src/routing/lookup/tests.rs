@@ -286,13 +286,17 @@ async fn a_breaker_opens_lets_one_through_and_closes() {
     assert_eq!(ask(&guarded, "d").await, failed(FailureReason::Connect), "the probe");
     assert_eq!(ask(&guarded, "d").await, failed(FailureReason::BreakerOpen));
     tokio::time::advance(SECOND * 5).await;
+    // Of a login that it cannot be asked about nothing is learnt.
+    source.now(Behaviour::Says(failing(FailureReason::NeedsClient)));
+    assert_eq!(ask(&guarded, "d").await, failed(FailureReason::NeedsClient));
+    assert_eq!(open(), "1");
     source.now(Behaviour::Takes(SECOND, Ok(Some(on("north")))));
     let (probe, other) = tokio::join!(ask(&guarded, "d"), ask(&guarded, "e"));
     assert_eq!(probe, found("north", LookupResult::Found));
     assert_eq!(other, failed(FailureReason::BreakerOpen), "one at a time");
     assert_eq!(open(), "0");
     assert_eq!(ask(&guarded, "e").await, found("north", LookupResult::Found));
-    assert_eq!(source.asked(), 6);
+    assert_eq!(source.asked(), 7);
 }
 
 #[tokio::test(start_paused = true)]

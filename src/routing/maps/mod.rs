@@ -146,13 +146,12 @@ impl Maps {
     pub async fn watch_forever(self) {
         loop {
             tokio::time::sleep(WATCHED_EVERY).await;
-            let files: Vec<_> = lock(&self.inner.files).iter().filter_map(Weak::upgrade).collect();
-            if files.is_empty() {
-                continue;
-            }
             let maps = self.clone();
-            // A panic of one round, logged where it happens, does not end the next.
+            // The lock is held while a new map is read through, by a reload. A panic of one
+            // round, logged where it happens, does not end the next.
             let _ = tokio::task::spawn_blocking(move || {
+                let files: Vec<_> =
+                    lock(&maps.inner.files).iter().filter_map(Weak::upgrade).collect();
                 for file in &files {
                     maps.look_at(file);
                 }

@@ -313,13 +313,17 @@ async fn a_hundred_thousand_users_are_all_found() {
     assert_eq!(shard_of(&table, "user100000").await, Err(LookupError::NoRoute));
 }
 
-/// A directory that says the same of everybody.
+/// A directory that says the same of everybody; with the second it checks passwords.
 #[derive(Debug)]
-struct Says(SourceResult);
+struct Says(SourceResult, bool);
 
 impl RemoteSource for Says {
     fn label(&self) -> LookupSource {
         LookupSource::Domains
+    }
+
+    fn depends_on_password(&self) -> bool {
+        self.1
     }
 
     fn lookup<'a>(&'a self, _: &'a Query<'a>) -> Pending<'a> {
@@ -328,11 +332,15 @@ impl RemoteSource for Says {
 }
 
 fn remote(says: SourceResult, on_failure: OnFailure) -> Link {
+    remote_by(Says(says, false), on_failure)
+}
+
+fn remote_by(says: Says, on_failure: OnFailure) -> Link {
     let guard = LookupGuard { on_failure, ..LookupGuard::default() };
     let around = around();
     let breakers = around.metrics.logins.breakers(LookupSource::Domains);
     let shards = [shard("north"), shard("south")].into();
-    Link::Remote(Guarded::new(Arc::new(Says(says)), guard, shards, around.runtime, breakers))
+    Link::Remote(Guarded::new(Arc::new(says), guard, shards, around.runtime, breakers))
 }
 
 fn down() -> SourceResult {
@@ -448,4 +456,47 @@ async fn a_pin_goes_before_all_lookups_and_one_to_a_shard_that_is_gone_is_an_out
     pins.apply(&pin("west")).unwrap();
     let (lookup, reason) = (LookupSource::Pins, FailureReason::UnknownShard);
     assert_eq!(ask().await.0, Err(LookupError::Unavailable { lookup, reason }));
+}
+
+/// Else a pin of an alias would part its sessions from those of the mailbox's other names, and
+/// a pin of anybody would let him in whose password was not checked.
+#[tokio::test]
+async fn a_pin_decides_the_shard_and_nothing_else_of_what_a_directory_says() {
+    use crate::routing::overrides::{pin_key, pin_value};
+    use crate::store::Change;
+
+    let found = Found {
+        backend: Some(BackendId::new("n1")),
+        user: Some(UserName::new("robert")),
+        routing_key: Some(UserName::new("family")),
+        ..Found::on(shard("north"))
+    };
+    let refused = || Err(SourceFailure::new(FailureReason::Refused, "wrong password"));
+    let route_of = async |says: Says, pinned: &[&str]| {
+        let pins = Overrides::default();
+        for user in pinned {
+            let (key, value) = (pin_key(&UserName::new(*user)), pin_value(&shard("south")));
+            pins.apply(&Change::Put { key, value }).unwrap();
+        }
+        let table = Table {
+            shards: [shard("north"), shard("south")].into(),
+            ..table_of(vec![remote_by(says, OnFailure::Unavailable)]).with_pins(Arc::new(pins))
+        };
+        let user = UserName::new("bob");
+        table.route(&Query::of_user(&user), |_| ()).await
+    };
+    for pinned in [&["bob"], &["robert"]] {
+        let route = route_of(Says(Ok(Some(found.clone())), false), pinned).await.unwrap();
+        assert_eq!((route.shard, route.backend), (shard("south"), None), "{pinned:?}");
+        assert_eq!((route.user.as_str(), route.routing_key.as_str()), ("robert", "family"));
+        assert_eq!(route.source, LookupSource::Pins);
+    }
+    let unknown = route_of(Says(Ok(None), false), &["bob"]).await.unwrap();
+    assert_eq!((unknown.shard, unknown.user.as_str()), (shard("south"), "bob"));
+    let told = route_of(Says(refused(), false), &["bob"]).await.unwrap_err();
+    assert!(matches!(told, LookupError::Refused { .. }), "{told:?}");
+    let told = route_of(Says(down(), false), &["bob"]).await.unwrap_err();
+    assert!(matches!(told, LookupError::Unavailable { .. }), "it may be another's mailbox");
+    let told = route_of(Says(Ok(None), true), &["bob"]).await.unwrap_err();
+    assert!(!matches!(told, LookupError::Refused { .. }), "{told:?}");
 }

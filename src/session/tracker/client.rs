@@ -29,6 +29,9 @@ pub(super) struct ClientSide {
     /// In [`Phase::Head`] what is held back; later the tag, where it is still needed.
     pub(super) held: Inline<HEAD_BYTES_MAX>,
     pub(super) capture: Capture,
+    /// The server's `+` for the literal of the running line came before the line's end:
+    /// Dovecot sends it behind the brace.
+    pub(super) early: bool,
     pub(super) stall: Stall,
     pub(super) check_literal_lines: bool,
 }
@@ -98,6 +101,7 @@ impl ClientSide {
             guard: Guard::Off,
             held: Inline::new(),
             capture: Capture::new(),
+            early: false,
             stall: Stall::Nothing,
             check_literal_lines,
         }
@@ -133,8 +137,10 @@ impl ClientSide {
 
     /// The server's `+` came, or will never be seen: the literal may be sent.
     pub(super) fn resume(&mut self) {
-        if let Phase::Waiting(bytes) = self.phase {
-            self.start_literal(bytes);
+        match self.phase {
+            Phase::Waiting(bytes) => self.start_literal(bytes),
+            Phase::Line => self.early = self.line.announces() && !self.sort.is_swallowed(),
+            Phase::Head | Phase::Literal(_) => {}
         }
     }
 
@@ -164,6 +170,7 @@ impl ClientSide {
         self.phase = Phase::Head;
         self.sort = Sort::Empty;
         self.guard = Guard::Off;
+        self.early = false;
         self.held.clear();
     }
 }
@@ -343,7 +350,10 @@ impl<S: Sink> ClientRun<'_, '_, S> {
                 self.take(at)?;
                 Err(error)
             }
-            Ok(Scan::More) => self.take(rest.len()),
+            Ok(Scan::More) => {
+                self.side.early &= self.side.line.announces();
+                self.take(rest.len())
+            }
             Ok(Scan::End { len, literal }) => {
                 self.take(len)?;
                 match literal {
@@ -395,7 +405,8 @@ impl<S: Sink> ClientRun<'_, '_, S> {
             self.side.start_literal(literal.bytes);
             return Ok(());
         }
-        let waits = literal.synchronising && !self.conversation.opaque;
+        let early = std::mem::take(&mut self.side.early);
+        let waits = literal.synchronising && !self.conversation.opaque && !early;
         if self.side.sort == Sort::Timed
             && let Some(entry) = self.conversation.flight.open()
         {

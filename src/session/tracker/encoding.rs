@@ -211,7 +211,7 @@ macro_rules! variants {
     };
 }
 
-fields!(ClientSide { phase, sort, line, guard, held, capture, stall, check_literal_lines });
+fields!(ClientSide { phase, sort, line, guard, held, capture, early, stall, check_literal_lines });
 variants!(client::Phase { 0 => Head, 1 => Line, 2 => Literal(left), 3 => Waiting(bytes) });
 variants!(Sort {
     0 => Empty, 1 => Lone, 2 => Done, 3 => Forbidden, 4 => Uncounted, 5 => Untimed, 6 => Timed,

@@ -89,6 +89,12 @@ impl Line {
         Ok(Scan::End { len: end.saturating_add(1), literal })
     }
 
+    /// Whether the line, as far as it came, ends in an announcement that waits for a `+`.
+    pub(super) fn announces(&self) -> bool {
+        let closed = matches!(self.brace, Brace::Closed(Size::Bytes(_), false));
+        closed && self.quote == Quote::Outside
+    }
+
     fn ended(self) -> Result<Option<Announced>, ClientError> {
         if self.quote != Quote::Outside {
             return Err(ClientError::OpenQuote);

@@ -5,14 +5,17 @@
 mod answer;
 mod request;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use memchr::memmem;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
+use tokio::time::{Instant, timeout};
 
 use self::answer::{Answer, HEAD_BYTES_MAX, Refused};
-use super::places::{Places, broken};
+use super::places::Places;
 use super::pool::within;
 use super::secrets;
 use super::servers::Servers;
@@ -69,7 +72,8 @@ impl AuthHttp {
 
     async fn ask(&self, query: &Query<'_>) -> SourceResult {
         let Some(password) = query.password else {
-            return Err(broken("it checks passwords, and this login brings none"));
+            let detail = "it checks passwords, and this login brings none";
+            return Err(SourceFailure::new(FailureReason::NeedsClient, detail));
         };
         let mut headers = Vec::with_capacity(self.config.headers.len());
         for (name, value) in &self.config.headers {
@@ -79,7 +83,7 @@ impl AuthHttp {
         for _ in 0..WAITS_MAX {
             match self.ask_servers(encode).await? {
                 Answer::Ok(ok) => return self.found(ok, query),
-                Answer::Refused(refused) => return Err(self.refusal(refused)),
+                Answer::Refused(refused) => return Err(self.refusal(refused, query)),
                 // The lookup's own time bounds the waits.
                 Answer::Wait(time) => tokio::time::sleep(time.min(self.config.wait_max)).await,
             }
@@ -109,7 +113,8 @@ impl AuthHttp {
 
     /// One request, one answer, one connection.
     async fn exchange(&self, server: &Server, request: &Secret) -> Result<Answer, SourceFailure> {
-        let mut stream = within(self.config.connect_timeout, server.connect()).await?;
+        let time = self.config.connect_timeout;
+        let mut stream = within(time, server.connect(Instant::now() + time)).await?;
         let lost = |error: std::io::Error| {
             SourceFailure::new(FailureReason::Connect, format!("the connection broke: {error}"))
         };
@@ -148,10 +153,15 @@ impl AuthHttp {
         Ok(Some(found))
     }
 
-    fn refusal(&self, refused: Refused) -> SourceFailure {
+    fn refusal(&self, refused: Refused, query: &Query<'_>) -> SourceFailure {
         let reason =
             if refused.temporary { FailureReason::TryLater } else { FailureReason::Refused };
-        let shown = super::places::quoted(&refused.words);
+        // The log may be told less of users than this server knows.
+        let shown = if repeats(refused.words.as_bytes(), query) {
+            "(withheld: it repeats the credentials)".to_owned()
+        } else {
+            super::places::quoted(&refused.words)
+        };
         let mut failure = SourceFailure::new(reason, format!("the server says {shown}"));
         failure.refusal = Refusal {
             wait: refused.wait.min(self.config.wait_max),
@@ -159,6 +169,13 @@ impl AuthHttp {
         };
         failure
     }
+}
+
+fn repeats(words: &[u8], query: &Query<'_>) -> bool {
+    let has = |part: &[u8]| !part.is_empty() && memmem::find(words, part).is_some();
+    has(query.typed)
+        || has(query.user.as_str().as_bytes())
+        || query.password.is_some_and(|password| has(password.expose()))
 }
 
 impl RemoteSource for AuthHttp {
@@ -176,12 +193,12 @@ impl RemoteSource for AuthHttp {
 }
 
 impl Server {
-    async fn connect(&self) -> Result<Stream, SourceFailure> {
+    async fn connect(&self, until: Instant) -> Result<Stream, SourceFailure> {
         let failed = |what: &str, error: String| {
             SourceFailure::new(FailureReason::Connect, format!("{what}: {error}"))
         };
-        let tcp = TcpStream::connect(self.addresses.current().as_slice()).await;
-        let tcp = tcp.map_err(|error| failed("no connection", error.to_string()))?;
+        let tcp = dial(&self.addresses.current(), until).await;
+        let tcp = tcp.map_err(|error| failed("no connection", error))?;
         // It matters little here, and a system without it is none to fail over.
         let _ = tcp.set_nodelay(true);
         if self.config.endpoint.security == LegSecurity::Clear {
@@ -198,5 +215,44 @@ impl Server {
         let load = move || ClientTls::for_host(&host, ca.as_deref());
         let loaded = tokio::task::spawn_blocking(load).await.map_err(|error| error.to_string())?;
         loaded.map_err(|error| error.to_string())
+    }
+}
+
+/// A silent address leaves time for those behind it.
+async fn dial(addresses: &[SocketAddr], until: Instant) -> Result<TcpStream, String> {
+    let mut last = "no address is known".to_owned();
+    for (tried, address) in addresses.iter().enumerate() {
+        let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+        let share = until.saturating_duration_since(Instant::now()) / left;
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(error)) => last = error.to_string(),
+            Err(_) => last = format!("{address} is silent"),
+        }
+    }
+    Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, TcpListener};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::net::sockets::silent_listener;
+
+    #[tokio::test]
+    async fn a_silent_address_leaves_time_for_the_next() {
+        let (silent, _fillers) = silent_listener(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 7)));
+        let serving = TcpListener::bind("127.0.0.8:0").unwrap();
+        let addresses = [&silent, &serving].map(|listener| listener.local_addr().unwrap());
+        let until = Instant::now() + Duration::from_secs(2);
+        let joined = dial(&addresses, until).await.unwrap();
+        assert_eq!(joined.peer_addr().unwrap(), addresses[1]);
+        assert!(Instant::now() < until);
+        let until = Instant::now() + Duration::from_millis(100);
+        let told = dial(&addresses[..1], until).await.unwrap_err();
+        assert!(told.ends_with(" is silent"), "{told}");
+        assert_eq!(dial(&[], until).await.unwrap_err(), "no address is known");
     }
 }

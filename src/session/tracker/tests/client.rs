@@ -1,5 +1,7 @@
 //! The client's side: lines, literals, and what ends the session.
 
+use crate::session::tracker::TIMED_MAX;
+
 use super::super::{ClientError, Event, Settings};
 use super::Pair;
 use crate::protocol::command_kind::CommandKind;
@@ -73,6 +75,32 @@ fn a_plus_without_a_blank_counts() {
     let mut pair = Pair::new();
     pair.c("a1 APPEND INBOX {5}\r\n").s("+\r\n");
     assert!(!pair.tracker.client_blocked());
+}
+
+/// As Dovecot answers: what stands behind the brace can only be the line's end.
+#[test]
+fn a_plus_that_overtakes_the_lines_end_counts() {
+    for (before, after) in [("{5}", "\r\n"), ("~{5}\r", "\n")] {
+        let mut pair = Pair::new();
+        pair.c(format!("a1 APPEND x {before}")).s("+ OK\r\n");
+        pair.c(format!("{after}hello\r\na2 APPEND y {{2}}\r\nxx\r\n"));
+        assert!(pair.tracker.client_blocked(), "the next one waits for its own");
+        assert!(pair.up_text().ends_with("hello\r\na2 APPEND y {2}\r\n"));
+        pair.s("+ OK\r\n");
+        assert!(pair.up_text().ends_with("{2}\r\nxx\r\n"));
+    }
+    // One that is only counted.
+    let mut pair = Pair::new();
+    pair.c("x NOOP\r\n".repeat(TIMED_MAX)).c("y NOOP\r\n").s("x OK\r\n".repeat(TIMED_MAX));
+    pair.c("a1 APPEND x {5}").s("y OK\r\n+ OK\r\n").c("\r\nhello\r\n");
+    assert!(pair.up_text().ends_with("{5}\r\nhello\r\n"));
+    // It was for something else where the line goes on.
+    let mut pair = Pair::new();
+    pair.c("a1 X {5}").s("+ OK\r\n").c("x {5}\r\n");
+    assert!(pair.tracker.client_blocked());
+    let mut pair = Pair::new();
+    pair.c("a1 IDLE\r\na2 APPEND x {5}").s("+ idling\r\n").c("\r\n");
+    assert!(pair.tracker.client_blocked(), "IDLE comes first");
 }
 
 #[test]

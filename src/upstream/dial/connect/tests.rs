@@ -7,26 +7,11 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::names::BackendId;
 use crate::net::resolve::{Failure, RecordKind, Records, Resolver};
+use crate::net::sockets::silent_listener;
 use crate::upstream::backends::Upstreams;
 
 const SILENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 const SERVING: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
-
-/// A listener whose backlog is full, so that the kernel answers no SYN, with what fills it.
-fn silent_listener() -> (TcpListener, Vec<std::net::TcpStream>) {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::new(SILENT, 0).into()).unwrap();
-    socket.listen(0).unwrap();
-    let listener: TcpListener = socket.into();
-    let address = listener.local_addr().unwrap();
-    let mut fillers = Vec::new();
-    let short = Duration::from_millis(300);
-    while let Ok(filler) = std::net::TcpStream::connect_timeout(&address, short) {
-        fillers.push(filler);
-        assert!(fillers.len() < 64);
-    }
-    (listener, fillers)
-}
 
 /// A backend whose name has a silent and a serving address, in this order.
 async fn backend_at(port: u16) -> Arc<Backend> {
@@ -58,7 +43,7 @@ fn hosts_in_turn(backend: &Backend) -> Vec<IpAddr> {
 
 #[tokio::test]
 async fn a_silent_address_leaves_time_for_the_next_which_is_remembered() {
-    let (silent, _fillers) = silent_listener();
+    let (silent, _fillers) = silent_listener(SILENT);
     let port = silent.local_addr().unwrap().port();
     let _serving = TcpListener::bind((SERVING, port)).unwrap();
     let backend = backend_at(port).await;
@@ -70,7 +55,7 @@ async fn a_silent_address_leaves_time_for_the_next_which_is_remembered() {
 
 #[tokio::test]
 async fn a_dial_that_had_no_time_left_makes_the_next_begin_with_the_next_address() {
-    let (silent, _fillers) = silent_listener();
+    let (silent, _fillers) = silent_listener(SILENT);
     let backend = backend_at(silent.local_addr().unwrap().port()).await;
     let soon = Instant::now() + Duration::from_millis(100);
     let failure = connect(&backend, soon).await.unwrap_err();
