@@ -148,15 +148,16 @@ impl Registry {
     /// last such end is that old, and no connection is watched for its end, its users may be
     /// placed anew. A backend that only came back may hold their sessions still; they go there.
     pub fn expire_unseen(&self, backend: &BackendId, now: Instant, age: Duration) {
-        if self.backends.row(backend).has_only_old_unseen(now, age) {
-            self.void_unseen(backend);
+        if self.backends.row(backend).void_if_old(now, age) {
+            self.free_void();
         }
     }
 
     /// The backend is known to hold nothing any more (its fence hook returned 0, or the
     /// operator said so): its users may be placed anew.
     pub fn fenced(&self, backend: &BackendId) {
-        self.void_unseen(backend);
+        self.backends.row(backend).void_unseen();
+        self.free_void();
     }
 
     /// Users without sessions are no longer remembered to be on this backend, because it is
@@ -240,9 +241,8 @@ impl Registry {
         (0..BOOKS).map(|number| self.book(number).users()).sum()
     }
 
-    fn void_unseen(&self, backend: &BackendId) {
-        // From here on no login is held back by them; what follows only frees the rows.
-        self.backends.row(backend).void_unseen();
+    /// Frees the rows of users whom only ends that are void hold.
+    fn free_void(&self) {
         let now = Instant::now();
         for number in 0..BOOKS {
             let mut left = self.book(number).bound();

@@ -1,6 +1,7 @@
 //! The registry against single cases, against a naive model and against threads.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
 use tokio::time::advance;
@@ -311,6 +312,40 @@ async fn unseen_ends_grow_old_unless_a_connection_is_watched() {
     advance(SECOND).await;
     expire();
     assert_eq!((registry.counts(&n1).unseen, registry.users()), (0, 0));
+}
+
+/// An end that comes while the old ones are judged is not void with them.
+#[test]
+fn an_end_that_comes_while_old_ones_grow_void_counts() {
+    const ROUNDS: u32 = 100_000;
+    const AGE: Duration = Duration::from_secs(1860);
+    let registry = Registry::new(1000);
+    let n1 = backend("n1");
+    let row = registry.backends.row(&n1);
+    let long_ago = Instant::now();
+    let now = long_ago + AGE;
+    let over = AtomicBool::new(false);
+    let spin = |turns: u32| (0..turns).for_each(|_| std::hint::spin_loop());
+    let lost = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                registry.expire_unseen(&n1, now, AGE);
+            }
+        });
+        let mut lost = 0;
+        for round in 0..ROUNDS {
+            row.void_unseen();
+            row.ended_unseen(long_ago);
+            // At another moment of the other thread's look each time.
+            spin(round % 64);
+            let era = row.ended_unseen(now);
+            spin(32);
+            lost += u32::from(row.unseen_era() != era);
+        }
+        over.store(true, Ordering::Relaxed);
+        lost
+    });
+    assert_eq!(lost, 0);
 }
 
 #[tokio::test(start_paused = true)]
