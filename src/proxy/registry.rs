@@ -68,7 +68,9 @@ pub struct WalkPlace {
 pub struct Request<'a> {
     /// The canonical name.
     pub user: &'a UserName,
-    /// The shard of the user's route.
+    /// The shard of the user's route: where the lookups send the user.
+    pub home: &'a ShardId,
+    /// The shard to go to: that one, or where a backend of it sends the user on.
     pub shard: &'a ShardId,
     /// Backends of that shard that may take the user, the best first. A backend that is not
     /// up is not among them.

@@ -18,6 +18,7 @@ fn backend(name: &str) -> BackendId {
 /// A login as the tests make it: `user` on shard `north`, candidates by name.
 struct Login {
     user: UserName,
+    home: ShardId,
     shard: ShardId,
     candidates: Vec<BackendId>,
     address: IpAddr,
@@ -28,6 +29,7 @@ struct Login {
 fn login(user: &str, candidates: &[&str]) -> Login {
     Login {
         user: UserName::new(user),
+        home: ShardId::new("north"),
         shard: ShardId::new("north"),
         candidates: candidates.iter().map(|name| backend(name)).collect(),
         address: IpAddr::from([192, 0, 2, 1]),
@@ -38,6 +40,11 @@ fn login(user: &str, candidates: &[&str]) -> Login {
 
 impl Login {
     fn of_shard(mut self, shard: &str) -> Self {
+        self.home = ShardId::new(shard);
+        self.referred_to(shard)
+    }
+
+    fn referred_to(mut self, shard: &str) -> Self {
         self.shard = ShardId::new(shard);
         self
     }
@@ -55,6 +62,7 @@ impl Login {
     fn reserve(&self, registry: &Arc<Registry>) -> Result<Reservation, ReserveError> {
         registry.reserve(&Request {
             user: &self.user,
+            home: &self.home,
             shard: &self.shard,
             candidates: &self.candidates,
             sticky: STICKY,
@@ -115,6 +123,33 @@ async fn a_changed_route_is_pending_while_sessions_live_and_taken_after() {
     let third = moved.reserve(&registry).unwrap();
     assert!(!third.joined() && !third.route_pending());
     assert_eq!(third.backend(), &backend("s1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_referral_to_another_shard_is_no_change_of_the_route() {
+    let registry = Registry::new(1000);
+    let bound = |shard: &str| {
+        let placement = registry.placement(&UserName::new("kim"), Instant::now()).unwrap();
+        placement.binds_elsewhere(&ShardId::new(shard))
+    };
+    let referred = login("kim", &["s1"]).referred_to("south");
+    let first = referred.reserve(&registry).unwrap().live(HANDLE).unwrap();
+    let second = reserve(&registry, "kim", &["n1"]);
+    assert!(second.joined() && !second.route_pending());
+    // Nor is it one where the lookups say themselves what the referral said.
+    assert_eq!(["north", "south", "west"].map(bound), [false, false, true]);
+    assert!(login("kim", &["w1"]).of_shard("west").reserve(&registry).unwrap().route_pending());
+    drop((first, second));
+
+    // A remembered place belongs to the route that leads there now.
+    let moved = login("kim", &["s1"]).of_shard("south");
+    let third = moved.reserve(&registry).unwrap();
+    assert!(!third.joined() && !third.route_pending());
+    assert_eq!(["north", "south", "west"].map(bound), [true, false, true]);
+    drop(third);
+    let mut fourth = reserve(&registry, "kim", &["n1", "n2"]);
+    assert_eq!(fourth.dial_failed(&backend("n2")), Redirect::Placed);
+    assert_eq!(["north", "south", "west"].map(bound), [false, true, true]);
 }
 
 #[tokio::test(start_paused = true)]
