@@ -183,6 +183,48 @@ fn a_fence_that_hangs_is_ended_and_run_again() {
     hangs.store(false, Ordering::SeqCst);
 }
 
+/// Between two outages the backend was back and took sessions of which the first one's program
+/// knows nothing.
+#[test]
+fn the_fence_of_an_earlier_outage_frees_nobody_and_no_two_run_at_once() {
+    let hangs = Arc::new(AtomicBool::new(false));
+    let (first, second) = (hanging(&hangs), Ordinary::new().start());
+    let program = Program::new(
+        "if mkdir first 2>/dev/null; then\n  touch running\n  \
+         while test -e running && ! test -e go; do sleep 0.05; done\n  rm running; exit 0\nfi\n\
+         if test -e running; then touch both; fi\nexec test -e second",
+    );
+    let proxy = start(&first, &second, &program.settings(", timeout: 5m"));
+    let _before = proxy.logged_in("anna", "secret");
+    hangs.store(true, Ordering::SeqCst);
+    wait_until("the fence runs", || program.file("running").exists().then_some(()));
+    hangs.store(false, Ordering::SeqCst);
+    proxy.wait_for_metrics("the first is back", |now| {
+        now.sum("pointsman_backend_up", &[("backend", "one")]) > 0.5
+    });
+    let _anna = proxy.logged_in("anna", "secret");
+    assert!(second.users().is_empty());
+
+    hangs.store(true, Ordering::SeqCst);
+    wait_until_down(&proxy);
+    // Time for a second program to begin beside the first.
+    std::thread::sleep(Duration::from_millis(600));
+    std::fs::write(program.file("go"), "").unwrap();
+    wait_until("the first fence has ended", || (fences(&proxy, "ok") > 0.5).then_some(()));
+    wait_until("the second has failed", || (fences(&proxy, "failed") > 0.5).then_some(()));
+    assert_unavailable(&proxy, "anna");
+    assert!(second.users().is_empty());
+    assert!(!program.file("both").exists());
+
+    std::fs::write(program.file("second"), "").unwrap();
+    wait_until("the second has succeeded", || (fences(&proxy, "ok") > 1.5).then_some(()));
+    wait_until("anna is elsewhere", || {
+        proxy.client().try_login("anna", "secret").is_ok().then_some(())
+    });
+    assert_eq!(second.users(), ["anna"]);
+    hangs.store(false, Ordering::SeqCst);
+}
+
 #[test]
 fn without_sessions_there_a_backend_that_is_down_is_not_fenced() {
     let hangs = Arc::new(AtomicBool::new(false));

@@ -432,6 +432,7 @@ proptest! {
             let enter = |user: &UserName, candidates: &[_], key| {
                 let request = Request {
                     user,
+                    home: &route.shard,
                     shard: &route.shard,
                     candidates,
                     sticky: Duration::ZERO,

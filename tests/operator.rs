@@ -181,6 +181,94 @@ fn a_drained_backend_is_empty_in_time_where_that_is_asked_for() {
     assert_eq!(site.logs_in_on("user0"), "n2");
 }
 
+/// Over what time `n1` was to be emptied, and when that time is over.
+const EMPTIED_WITHIN: &str = "8s";
+const EMPTIED_BY: Duration = Duration::from_secs(9);
+
+#[test]
+fn a_shorter_order_to_empty_a_backend_holds_for_the_sessions_that_have_a_longer_one() {
+    for further in ["drain", "disable"] {
+        let site = Site::start();
+        let mut idle: Vec<_> = (0..5).map(|n| idling(&site.proxy, &format!("user{n}"))).collect();
+        site.proxy.operate_ok(&["drain", "n1", "--end-within", "4h"]);
+        site.proxy.operate_ok(&[further, "n1", "--end-within", "1s"]);
+        for client in &mut idle {
+            client.expect_eventually("* BYE [UNAVAILABLE]");
+        }
+        site.wait_for_sessions(0.0);
+    }
+}
+
+/// Clients that have not been told to go yet are there still when the backend would have been
+/// empty, all but so many.
+fn assert_stay(idle: Vec<Client>, told_max: usize) {
+    let mut kept: Vec<Client> = Vec::new();
+    for mut client in idle {
+        // At once where the session's turn has not come.
+        client.send("DONE\r\n");
+        if !client.read_line().starts_with("* BYE") {
+            kept.push(client);
+        }
+    }
+    assert!(!kept.is_empty(), "all were told to go before their backend took users again");
+    std::thread::sleep(EMPTIED_BY);
+    let told = kept.iter_mut().filter_map(|client| {
+        client.send("n NOOP\r\n");
+        client.read_line().starts_with("* BYE").then_some(())
+    });
+    let told = told.count();
+    assert!(told <= told_max, "{told} were told to go");
+}
+
+#[test]
+fn the_sessions_of_a_backend_that_takes_users_again_stay() {
+    for again in ["resume", "standby"] {
+        let site = Site::start();
+        let idle = (0..10).map(|n| idling(&site.proxy, &format!("user{n}"))).collect();
+        site.proxy.operate_ok(&["drain", "n1", "--end-within", EMPTIED_WITHIN]);
+        site.proxy.operate_ok(&[again, "n1"]);
+        assert_stay(idle, 0);
+    }
+}
+
+#[test]
+fn an_order_to_empty_a_backend_ends_for_good_where_it_takes_users_in_between() {
+    let site = Site::start();
+    let idle = (0..10).map(|n| idling(&site.proxy, &format!("user{n}"))).collect();
+    site.proxy.operate_ok(&["drain", "n1", "--end-within", EMPTIED_WITHIN]);
+    site.proxy.operate_ok(&["resume", "n1"]);
+    site.proxy.operate_ok(&["drain", "n1", "--end-within", "24h"]);
+    // The turn of one in thousands comes within seconds.
+    assert_stay(idle, 1);
+}
+
+#[test]
+fn a_backend_that_the_file_lets_take_users_again_is_emptied_no_longer() {
+    let site = Site::start();
+    let text = |places: &Places, state: &str| {
+        let shards = shards(&site.n1, &site.n2, &site.s1);
+        places.head() + &shards.replacen("tls: none", &format!("tls: none, state: {state}"), 1)
+    };
+    let reload = |state: &str| {
+        site.proxy.rewrite(|places| text(places, state));
+        site.proxy.reload();
+    };
+    let mut idle: Vec<_> = (0..10).map(|n| idling(&site.proxy, &format!("user{n}"))).collect();
+    reload("drain");
+    // It is the file's own state, which is not stored.
+    site.proxy.operate_ok(&["drain", "n1", "--end-within", EMPTIED_WITHIN]);
+    assert_eq!(
+        site.proxy.operate_json(&["backends"])["backends"][0]["state_from"],
+        "configuration"
+    );
+    reload("up");
+    // By now it has been looked at again.
+    std::thread::sleep(Duration::from_millis(1500));
+    idle.extend((0..5).map(|n| idling(&site.proxy, &format!("later{n}"))));
+    assert!(site.n1.users().iter().any(|user| user == "later0"));
+    assert_stay(idle, 0);
+}
+
 #[test]
 fn users_of_a_fenced_backend_go_elsewhere_at_once_though_it_never_said_goodbye() {
     // It takes logins, and then neither answers nor closes, as a server that hangs.

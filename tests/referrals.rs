@@ -166,3 +166,53 @@ fn b55_a_referral_brings_nobody_new_to_a_backend_that_drains() {
     proxy.operate_ok(&["resume", "b1"]);
     proxy.logged_in("bob", "secret").logout();
 }
+
+/// Shards `north`, whose backend refers everybody to `south`, and `west`; all belong to `north`.
+fn start_over_shards(on_route_change: &str, [north, south, west]: [&Backend; 3]) -> Pointsman {
+    let shard = |name: &str, backend: &Backend| {
+        let address = backend.address();
+        format!(
+            "  {name}: {{ kind: primary, backends: [ {{ name: {name}1, address: \"{address}\", \
+             tls: none }} ] }}\n"
+        )
+    };
+    let shards = shard("north", north) + &shard("south", south) + &shard("west", west);
+    Pointsman::start(&AUTHORITY, |places| {
+        format!(
+            "{}shards:\n{shards}routing: {{ on_route_change: {on_route_change}, lookups: [ {{ \
+             shard: north }} ] }}\n",
+            places.head()
+        )
+    })
+}
+
+/// Else his connections would end each other again and again.
+#[test]
+fn a_user_who_was_referred_to_another_shard_is_where_his_route_leads() {
+    for on_route_change in ["end", "join"] {
+        let (south, west) = (Backend::ordinary(), Backend::ordinary());
+        let north = referring(url(south.port())).start();
+        let proxy = start_over_shards(on_route_change, [&north, &south, &west]);
+        let mut sessions: Vec<_> = (0..3).map(|_| proxy.logged_in("kim", "secret")).collect();
+        for session in &mut sessions {
+            session.command_ok("NOOP");
+        }
+        assert_eq!((north.users().len(), south.users().len()), (1, 3));
+        assert!(proxy.metrics().sum("pointsman_route_pending_sessions", &[]) < 0.5);
+        assert_eq!(proxy.operate_json(&["route", "kim"])["route_pending"], false);
+
+        proxy.operate_ok(&["pin", "kim", "west"]);
+        assert_eq!(proxy.operate_json(&["route", "kim"])["route_pending"], true);
+        if on_route_change == "join" {
+            proxy.logged_in("kim", "secret").command_ok("NOOP");
+            assert_eq!((south.users().len(), west.users().len()), (4, 0));
+            continue;
+        }
+        let mut moved = proxy.logged_in("kim", "secret");
+        for session in &mut sessions {
+            session.expect_eventually("* BYE [UNAVAILABLE]");
+        }
+        moved.command_ok("NOOP");
+        assert_eq!((south.users().len(), west.users().len()), (3, 1));
+    }
+}

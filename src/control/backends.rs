@@ -6,23 +6,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::audit::{Caller, Subject};
+use super::emptying::{DRAIN_BYE, takes_users};
 use super::report::{BackendReport, Backends, StateReport};
 use super::run_time::Changed;
 use super::{Control, OperateError};
 use crate::names::BackendId;
 use crate::proxy::orders::{Border, CloseReason, Ending};
-use crate::proxy::registry::SessionHandle;
 use crate::proxy::shared::Snapshot;
 use crate::upstream::backends::{AdminState, Backend};
 
 /// Longest time over which a backend's sessions may be ended.
 pub const END_WITHIN_MAX: Duration = Duration::from_secs(86_400);
-
-/// How often a backend that is being emptied is looked at for sessions that joined meanwhile.
-const SWEEP_PAUSE: Duration = Duration::from_secs(1);
-
-/// What a session of an emptied backend is told.
-const DRAIN_BYE: &str = "[UNAVAILABLE] The server is taken out of service, please reconnect.";
 
 /// What a backend is to do from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,10 +129,10 @@ impl Control {
         } else {
             self.fenced().remove(backend.name());
         }
-        if let Some(within) = order.end_within {
-            let emptied = Arc::clone(&backend);
-            let control = Arc::clone(self);
-            tokio::spawn(async move { control.empty(&emptied, within, order.state).await });
+        match order.end_within {
+            Some(within) => self.empty(backend.name(), within).await,
+            None if takes_users(order.state) => self.refill(backend.name()).await,
+            None => {}
         }
         Ok(StateReport {
             backend: name.to_owned(),
@@ -195,8 +189,7 @@ impl Control {
     async fn fence(&self, backend: &Backend) {
         self.fenced().insert(backend.name().clone());
         self.shared.registry.fenced(backend.name());
-        let rows = self.shared.registry.sessions_of_backend(backend.name());
-        let sessions: Vec<SessionHandle> = rows.into_iter().map(|row| row.handle).collect();
+        let sessions = self.sessions_on(backend.name());
         let ending = Ending {
             reason: CloseReason::Fenced,
             bye: DRAIN_BYE,
@@ -221,31 +214,6 @@ impl Control {
             down
         });
     }
-
-    /// Ends a backend's sessions over that time, also those that join meanwhile, as long as
-    /// its state stays.
-    async fn empty(&self, backend: &Backend, within: Duration, state: AdminState) {
-        let end = Instant::now() + within;
-        while backend.admin_state() == state {
-            let left = end.saturating_duration_since(Instant::now());
-            let rows = self.shared.registry.sessions_of_backend(backend.name());
-            let sessions: Vec<SessionHandle> = rows.into_iter().map(|row| row.handle).collect();
-            let ending = Ending {
-                reason: CloseReason::BackendDrain,
-                bye: DRAIN_BYE,
-                border: Border::Command,
-                // The last ones need a moment for their command to end.
-                spread: left.mul_f64(0.8),
-                grace: left.mul_f64(0.2),
-                backend_is_gone: false,
-            };
-            self.workers.end_sessions(&sessions, ending).await;
-            if left.is_zero() {
-                return;
-            }
-            tokio::time::sleep(left.min(SWEEP_PAUSE)).await;
-        }
-    }
 }
 
 fn is_configured(snapshot: &Snapshot, backend: &Backend) -> bool {
@@ -255,8 +223,7 @@ fn is_configured(snapshot: &Snapshot, backend: &Backend) -> bool {
 
 /// Whether new users may go there now.
 pub(super) fn is_usable(backend: &Backend) -> bool {
-    let takes = matches!(backend.admin_state(), AdminState::Up | AdminState::Standby);
-    takes && is_reachable(backend)
+    takes_users(backend.admin_state()) && is_reachable(backend)
 }
 
 /// Whether nothing speaks against its serving.

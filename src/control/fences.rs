@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 
 use crate::config::Failover;
@@ -34,12 +34,17 @@ pub(super) struct Fences {
     shared: Arc<Shared>,
     workers: Arc<Workers>,
     outages: HashMap<BackendId, Outage>,
-    running: JoinSet<Ended>,
+    /// The number of the latest outage.
+    latest: u64,
+    running: JoinSet<Result<(), HookError>>,
+    /// What runs for which outage; one program a backend at most.
+    runs: HashMap<Id, Run>,
 }
 
 /// One backend's time of being down.
 #[derive(Debug)]
 struct Outage {
+    number: u64,
     /// It holds no session any more.
     fenced: bool,
     failures: u32,
@@ -47,16 +52,24 @@ struct Outage {
     due: Instant,
 }
 
-/// A program that has ended.
+/// A program under way. What it says counts for the outage for which it was begun: since
+/// then the backend may have been back, and have taken other sessions.
 #[derive(Debug)]
-struct Ended {
+struct Run {
     backend: Arc<Backend>,
-    result: Result<(), HookError>,
+    outage: u64,
 }
 
 impl Fences {
     pub(super) fn new(shared: Arc<Shared>, workers: Arc<Workers>) -> Self {
-        Self { shared, workers, outages: HashMap::new(), running: JoinSet::new() }
+        Self {
+            shared,
+            workers,
+            outages: HashMap::new(),
+            latest: 0,
+            running: JoinSet::new(),
+            runs: HashMap::new(),
+        }
     }
 
     /// Does what is due for a backend. To be called now and then.
@@ -70,8 +83,11 @@ impl Fences {
         if counts.live + counts.unseen == 0 {
             return;
         }
-        let fresh = || Outage { fenced: false, failures: 0, due: now };
-        let outage = self.outages.entry(backend.name().clone()).or_insert_with(fresh);
+        let busy = self.runs.values().any(|run| run.backend.name() == backend.name());
+        let outage = self.outages.entry(backend.name().clone()).or_insert_with(|| {
+            self.latest += 1;
+            Outage { number: self.latest, fenced: false, failures: 0, due: now }
+        });
         match &backend.shard.failover {
             Failover::Wait => {}
             // Ends that come late bind nobody either.
@@ -85,35 +101,46 @@ impl Fences {
                 self.release(backend);
             }
             Failover::Fence { program, timeout } => {
-                if now >= outage.due && self.running.len() < RUNNING_MAX {
+                if now >= outage.due && !busy && self.runs.len() < RUNNING_MAX {
                     outage.due = now + LOST_AFTER;
-                    self.begin(backend, program.clone(), *timeout);
+                    let run = Run { backend: Arc::clone(backend), outage: outage.number };
+                    self.begin(run, program.clone(), *timeout);
                 }
             }
         }
     }
 
-    fn begin(&mut self, backend: &Arc<Backend>, program: PathBuf, timeout: Duration) {
-        tracing::warn!(backend = %backend.name(), program = %program.display(), "the fence is run");
-        let backend = Arc::clone(backend);
-        self.running.spawn(async move {
-            let result = hook::run(&program, &environment(&backend), timeout).await;
-            Ended { backend, result }
-        });
+    fn begin(&mut self, run: Run, program: PathBuf, timeout: Duration) {
+        let name = run.backend.name();
+        tracing::warn!(backend = %name, program = %program.display(), "the fence is run");
+        let told = environment(&run.backend);
+        let task = self.running.spawn(async move { hook::run(&program, &told, timeout).await });
+        self.runs.insert(task.id(), run);
     }
 
     fn take_ended(&mut self, now: Instant) {
-        while let Some(ended) = self.running.try_join_next() {
-            if let Ok(Ended { backend, result }) = ended {
-                self.on_ended(&backend, result, now);
+        while let Some(ended) = self.running.try_join_next_with_id() {
+            let (id, result) = match ended {
+                Ok((id, result)) => (id, Some(result)),
+                // A fault of the proxy itself: nobody knows what became of the program.
+                Err(error) => (error.id(), None),
+            };
+            let run = self.runs.remove(&id);
+            if let Some((run, result)) = run.zip(result) {
+                self.on_ended(&run, result, now);
             }
         }
     }
 
-    fn on_ended(&mut self, backend: &Arc<Backend>, result: Result<(), HookError>, now: Instant) {
+    fn on_ended(&mut self, run: &Run, result: Result<(), HookError>, now: Instant) {
+        let backend = &run.backend;
         backend.metrics.fenced(result.as_ref().map_or_else(HookError::reason, |()| "ok"));
         // One that is back has its users again, and may have new sessions.
-        let Some(outage) = self.outages.get_mut(backend.name()) else { return };
+        let outage = self.outages.get_mut(backend.name());
+        let Some(outage) = outage.filter(|outage| outage.number == run.outage) else {
+            tracing::warn!(backend = %backend.name(), "a fence of an earlier outage has ended");
+            return;
+        };
         match result {
             Ok(()) => {
                 tracing::warn!(backend = %backend.name(), "the backend is fenced");

@@ -3,6 +3,7 @@
 
 mod audit;
 mod backends;
+mod emptying;
 mod error;
 mod fences;
 mod health;
@@ -242,6 +243,8 @@ pub struct Control {
     started: Instant,
     /// Backends that are dead by the operator's word.
     fenced: SyncMutex<HashSet<BackendId>>,
+    /// The orders to empty backends.
+    emptying: emptying::Orders,
     /// One change at a time.
     changing: Mutex<()>,
 }
@@ -291,6 +294,7 @@ impl Control {
             run_time: Arc::new(run_time),
             started: Instant::now(),
             fenced: SyncMutex::default(),
+            emptying: Mutex::default(),
             changing: Mutex::new(()),
         });
         tokio::spawn(health::watch_forever(

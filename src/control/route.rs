@@ -73,8 +73,8 @@ impl Control {
         let preview = registry.preview(&route.user, &route.shard, &candidates.first, now);
         report.route = Some(route_answer(user, route));
         report.candidates = self.candidate_reports(snapshot, route, &candidates);
-        let bound = placement.as_ref().filter(|placement| placement.binds());
-        report.route_pending = bound.is_some_and(|placement| placement.shard != route.shard);
+        let elsewhere = |placement: &Placement| placement.binds_elsewhere(&route.shard);
+        report.route_pending = placement.as_ref().is_some_and(elsewhere);
         report.present = placement.as_ref().map(present_report);
         report.blocked |= self.shared.overrides.is_blocked(&route.user);
         if report.blocked {

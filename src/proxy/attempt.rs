@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::config::{Config, Forward};
 use crate::metrics::{Limit, Stage};
-use crate::names::{BackendId, Secret, SessionId, UserName};
+use crate::names::{BackendId, Secret, SessionId, ShardId, UserName};
 use crate::net::cidr;
 use crate::net::stream::Stream;
 use crate::protocol::command::IdPair;
@@ -237,6 +237,8 @@ struct Attempt<'a> {
 
 /// Where a login may go.
 struct Way {
+    /// Where the lookups sent the user; a referral changes the route, and not this.
+    home: ShardId,
     route: Route,
     candidates: Vec<BackendId>,
     /// Tried when none of the candidates served.
@@ -263,7 +265,8 @@ impl Attempt<'_> {
         let login_deadline = now + self.snapshot.config.upstream.login_timeout;
         let Candidates { first: candidates, standby } =
             self.snapshot.upstreams.candidates_of(&route, now);
-        let mut way = Way { route, candidates, standby, referred_by: Vec::new() };
+        let home = route.shard.clone();
+        let mut way = Way { home, route, candidates, standby, referred_by: Vec::new() };
         loop {
             match self.join(&way, login_deadline, dialogue).await {
                 Err(Failure { referral: Some(referral), .. }) if dialogue.has_asked() => {
@@ -284,7 +287,7 @@ impl Attempt<'_> {
         mut login_deadline: Instant,
         dialogue: &mut Dialogue<'_, '_>,
     ) -> Result<Success, Failure> {
-        let mut reservation = self.reserve(&way.route, &way.candidates, Instant::now())?;
+        let mut reservation = self.reserve(way, Instant::now())?;
         let mut untried: Vec<_> = way.candidates.iter().chain(&way.standby).cloned().collect();
         let mut tries = 0;
         let mut follows = 0;
@@ -339,19 +342,15 @@ impl Attempt<'_> {
         }
     }
 
-    fn reserve(
-        &self,
-        route: &Route,
-        candidates: &[BackendId],
-        now: Instant,
-    ) -> Result<Reservation, Failure> {
+    fn reserve(&self, way: &Way, now: Instant) -> Result<Reservation, Failure> {
         let limits = &self.limits.limits;
         let address = self.client.addresses.remote.ip();
         let exempt = cidr::any_contains(&limits.exempt, address);
         let request = Request {
-            user: &route.user,
-            shard: &route.shard,
-            candidates,
+            user: &way.route.user,
+            home: &way.home,
+            shard: &way.route.shard,
+            candidates: &way.candidates,
             sticky: self.snapshot.config.routing.sticky,
             user_max: limits.sessions_per_user,
             address,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::names::SessionId;
 use crate::session::prelogin;
@@ -237,6 +237,31 @@ impl SessionCell {
         self.remote.set(remote);
     }
 
+    /// Gives the session its part of an order for several. One that comes again and again, as
+    /// those do that empty a backend or move a user, leaves a session its turn that ends no
+    /// later anyway, or whose backend is dead; another one it brings forward.
+    pub(super) fn end(&self, ending: &Ending, now: Instant) {
+        let order = ending.order(now);
+        let again = matches!(ending.reason, CloseReason::BackendDrain | CloseReason::RouteChanged);
+        let Some(known) = self.order.get().filter(|_| again) else { return self.order(order) };
+        if known.backend_is_gone || known.until <= now + ending.spread + ending.grace {
+            return;
+        }
+        // Whom something else ends does not get off where the backend's order is withdrawn.
+        let kept = matches!(ending.reason, CloseReason::BackendDrain).then_some(known);
+        let Order { reason, bye, .. } = kept.unwrap_or(order);
+        self.order(Order { reason, bye, ..order });
+    }
+
+    /// Takes back an order to empty the backend, unless its time has come.
+    pub(super) fn withdraw(&self, now: Instant) {
+        let drains = |order: &Order| order.reason == CloseReason::BackendDrain;
+        // Nobody is woken: who looks when its time comes finds that there is none.
+        if self.order.get().filter(drains).is_some_and(|order| now < order.bye_from) {
+            self.order.set(None);
+        }
+    }
+
     /// Gives the session an order and wakes it. A later order replaces an earlier one.
     pub fn order(&self, order: Order) {
         self.order.set(Some(order));
@@ -262,9 +287,16 @@ impl SessionCell {
 
     /// Waits for an order whose time has come.
     pub async fn due(&self) -> Order {
-        let order = self.ordered().await;
-        tokio::time::sleep_until(order.bye_from).await;
-        self.order.get().unwrap_or(order)
+        loop {
+            let order = self.ordered().await;
+            let another = std::future::poll_fn(|cx| match self.watch(cx) {
+                Some(present) if present == order => Poll::Pending,
+                _ => Poll::Ready(()),
+            });
+            if timeout_at(order.bye_from, another).await.is_err() {
+                return order;
+            }
+        }
     }
 
     /// Notes that the client was heard: the longest silent one is dropped first when
@@ -309,10 +341,98 @@ mod tests {
         Order { reason, bye: "", border, bye_from: now, until: now, backend_is_gone: false }
     }
 
+    fn cell() -> SessionCell {
+        let from = (Arc::from("imap"), SocketAddr::from(([192, 0, 2, 1], 1000)));
+        SessionCell::new(SessionId::from_bits(7), 0, from, Instant::now())
+    }
+
+    /// As a sweep over a backend that is to be empty within that many seconds.
+    fn drain(seconds: u64) -> Ending {
+        ending(CloseReason::BackendDrain, seconds)
+    }
+
+    fn ending(reason: CloseReason, seconds: u64) -> Ending {
+        let within = Duration::from_secs(seconds);
+        Ending {
+            reason,
+            bye: "",
+            border: Border::Command,
+            spread: within.mul_f64(0.8),
+            grace: within.mul_f64(0.2),
+            backend_is_gone: false,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sweep_leaves_a_session_its_turn_and_a_shorter_one_brings_it_forward() {
+        let cell = cell();
+        let now = Instant::now();
+        cell.end(&drain(14_400), now);
+        let first = cell.order.get().unwrap();
+        // An hour later three are left.
+        cell.end(&drain(10_800), now + Duration::from_secs(3600));
+        assert_eq!(cell.order.get(), Some(first));
+        cell.end(&drain(60), now);
+        let second = cell.order.get().unwrap();
+        assert!(second.until <= now + Duration::from_secs(60), "{second:?}");
+        cell.end(&drain(14_400), now);
+        assert_eq!(cell.order.get(), Some(second));
+        cell.end(&ending(CloseReason::RouteChanged, 1), now);
+        assert_eq!(cell.order.get().unwrap().reason, CloseReason::RouteChanged);
+        // What ends in any case, and a session whose backend is dead, stay as they are.
+        let gone = Order { backend_is_gone: true, ..first };
+        cell.order(gone);
+        cell.end(&drain(1), now);
+        assert_eq!(cell.order.get(), Some(gone));
+        cell.end(&ending(CloseReason::Kicked, 60), now);
+        assert_eq!(cell.order.get().unwrap().reason, CloseReason::Kicked);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_order_to_empty_a_backend_is_withdrawn_and_only_before_its_time() {
+        let cell = cell();
+        let now = Instant::now();
+        let kicked = ending(CloseReason::Kicked, 60);
+        cell.end(&drain(14_400), now);
+        cell.withdraw(now);
+        assert!(!cell.has_order());
+        cell.end(&kicked, now);
+        cell.withdraw(now);
+        assert!(cell.has_order());
+        // Nor where the emptied backend would end it even sooner.
+        cell.order(kicked.order(now + Duration::from_secs(60)));
+        cell.end(&drain(5), now);
+        cell.withdraw(now);
+        let order = cell.order.get().unwrap();
+        assert_eq!(order.reason, CloseReason::Kicked);
+        assert!(order.until <= now + Duration::from_secs(5));
+        cell.order(drain(0).order(now));
+        cell.withdraw(now);
+        assert!(cell.has_order(), "its time has come");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_an_orders_time_hears_of_withdrawals_and_of_sooner_ones() {
+        let cell = cell();
+        let begun = Instant::now();
+        let seconds = |count| begun + Duration::from_secs(count);
+        let at = |time| Order { bye_from: time, ..order(CloseReason::BackendDrain) };
+        cell.order(at(seconds(10)));
+        let orders = async {
+            tokio::time::sleep_until(seconds(5)).await;
+            cell.withdraw(Instant::now());
+            tokio::time::sleep_until(seconds(20)).await;
+            cell.order(at(seconds(100)));
+            tokio::time::sleep_until(seconds(30)).await;
+            cell.order(at(seconds(40)));
+        };
+        let (due, ()) = tokio::join!(cell.due(), orders);
+        assert_eq!((due.bye_from, Instant::now()), (seconds(40), seconds(40)));
+    }
+
     #[test]
     fn a_login_makes_an_order_to_make_room_void_and_no_other() {
-        let from = (Arc::from("imap"), SocketAddr::from(([192, 0, 2, 1], 1000)));
-        let cell = SessionCell::new(SessionId::from_bits(7), 0, from, Instant::now());
+        let cell = cell();
         cell.order(order(CloseReason::Crowded));
         cell.set_logged_in(false);
         assert!(cell.has_order());

@@ -144,6 +144,7 @@ mod tests {
         let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let request = Request {
             user: &UserName::new(user),
+            home: &ShardId::new("s"),
             shard: &ShardId::new("s"),
             candidates: &[BackendId::new("b")],
             sticky: Duration::from_secs(900),

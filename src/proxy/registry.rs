@@ -68,7 +68,9 @@ pub struct WalkPlace {
 pub struct Request<'a> {
     /// The canonical name.
     pub user: &'a UserName,
-    /// The shard of the user's route.
+    /// The shard of the user's route: where the lookups send the user.
+    pub home: &'a ShardId,
+    /// The shard to go to: that one, or where a backend of it sends the user on.
     pub shard: &'a ShardId,
     /// Backends of that shard that may take the user, the best first. A backend that is not
     /// up is not among them.
@@ -148,15 +150,16 @@ impl Registry {
     /// last such end is that old, and no connection is watched for its end, its users may be
     /// placed anew. A backend that only came back may hold their sessions still; they go there.
     pub fn expire_unseen(&self, backend: &BackendId, now: Instant, age: Duration) {
-        if self.backends.row(backend).has_only_old_unseen(now, age) {
-            self.void_unseen(backend);
+        if self.backends.row(backend).void_if_old(now, age) {
+            self.free_void();
         }
     }
 
     /// The backend is known to hold nothing any more (its fence hook returned 0, or the
     /// operator said so): its users may be placed anew.
     pub fn fenced(&self, backend: &BackendId) {
-        self.void_unseen(backend);
+        self.backends.row(backend).void_unseen();
+        self.free_void();
     }
 
     /// Users without sessions are no longer remembered to be on this backend, because it is
@@ -240,9 +243,8 @@ impl Registry {
         (0..BOOKS).map(|number| self.book(number).users()).sum()
     }
 
-    fn void_unseen(&self, backend: &BackendId) {
-        // From here on no login is held back by them; what follows only frees the rows.
-        self.backends.row(backend).void_unseen();
+    /// Frees the rows of users whom only ends that are void hold.
+    fn free_void(&self) {
         let now = Instant::now();
         for number in 0..BOOKS {
             let mut left = self.book(number).bound();

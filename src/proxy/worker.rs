@@ -47,6 +47,9 @@ pub enum WorkerMessage {
     },
     /// End these sessions, where they are there still.
     End(Vec<Target>, Ending),
+    /// Take back from these sessions the order to empty their backend, where its time has not
+    /// come.
+    Withdraw(Vec<Target>),
     /// Say what is known of these sessions, in their order.
     Describe(Vec<Target>, oneshot::Sender<Vec<Option<SessionFacts>>>),
     /// Drop the connection that is not logged in and has been silent longest.
@@ -116,6 +119,15 @@ impl Workers {
         for (worker, targets) in self.by_worker(sessions) {
             let targets = targets.into_iter().map(|(_, target)| target).collect();
             let _ = worker.mailbox.send(WorkerMessage::End(targets, ending)).await;
+        }
+    }
+
+    /// Takes back from these sessions the order to empty their backend, where its time has not
+    /// come.
+    pub async fn withdraw(&self, sessions: &[SessionHandle]) {
+        for (worker, targets) in self.by_worker(sessions) {
+            let targets = targets.into_iter().map(|(_, target)| target).collect();
+            let _ = worker.mailbox.send(WorkerMessage::Withdraw(targets)).await;
         }
     }
 
@@ -234,6 +246,7 @@ async fn run(worker: Rc<Worker>, mut letters: mpsc::Receiver<WorkerMessage>) {
             }
             WorkerMessage::Drain { spread, within } => worker.drain(spread, within),
             WorkerMessage::End(targets, ending) => worker.end(&targets, &ending),
+            WorkerMessage::Withdraw(targets) => worker.withdraw(&targets),
             WorkerMessage::Describe(targets, answer) => {
                 // Who asked may have given up.
                 let _ = answer.send(worker.describe(&targets));
@@ -279,13 +292,14 @@ impl Worker {
     fn end(&self, targets: &[Target], ending: &Ending) {
         let now = Instant::now();
         for cell in targets.iter().filter_map(|target| self.session(*target)) {
-            // A backend or user that is being emptied is looked at again and again: each
-            // session keeps the turn that it got first.
-            let again =
-                matches!(ending.reason, CloseReason::BackendDrain | CloseReason::RouteChanged);
-            if !again || !cell.has_order() {
-                cell.order(ending.order(now));
-            }
+            cell.end(ending, now);
+        }
+    }
+
+    fn withdraw(&self, targets: &[Target]) {
+        let now = Instant::now();
+        for cell in targets.iter().filter_map(|target| self.session(*target)) {
+            cell.withdraw(now);
         }
     }
 

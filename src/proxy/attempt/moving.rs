@@ -68,7 +68,7 @@ impl Attempt<'_> {
 /// Whether sessions, logins under way or ends not seen bind the user to another shard.
 fn is_elsewhere(registry: &Registry, user: &UserName, shard: &ShardId) -> bool {
     let placement = registry.placement(user, Instant::now());
-    placement.is_some_and(|placement| placement.binds() && placement.shard != *shard)
+    placement.is_some_and(|placement| placement.binds_elsewhere(shard))
 }
 
 /// Waits until nothing binds the user to another shard; `end` is called again and again, for
@@ -101,6 +101,7 @@ mod tests {
     fn session(registry: &std::sync::Arc<Registry>, user: &UserName, shard: &ShardId) -> Live {
         let request = Request {
             user,
+            home: shard,
             shard,
             candidates: &[BackendId::new("b")],
             sticky: Duration::from_secs(900),

@@ -42,7 +42,7 @@ impl Attempt<'_> {
         tracing::debug!(session = %self.client.session, backend = %backend.name(), "referral followed");
         let route = Route { shard: backend.shard.name.clone(), ..way.route };
         let candidates = vec![backend.name().clone()];
-        Ok(Way { route, candidates, standby: Vec::new(), referred_by })
+        Ok(Way { route, candidates, standby: Vec::new(), referred_by, ..way })
     }
 
     /// A referral that is not followed: told to the operator, never to the client.

@@ -43,6 +43,14 @@ struct Unseen {
     last: Option<Instant>,
 }
 
+impl Unseen {
+    /// From here on no login is held back by them.
+    const fn void(&mut self) {
+        self.era += 1;
+        self.count = 0;
+    }
+}
+
 impl BackendRow {
     fn new(id: BackendId) -> Self {
         Self {
@@ -88,11 +96,16 @@ impl BackendRow {
         self.unseen().watched -= 1;
     }
 
-    /// Whether there are unseen ends that are all older than that and none is watched.
-    pub(super) fn has_only_old_unseen(&self, now: Instant, age: Duration) -> bool {
-        let unseen = self.unseen();
+    /// Voids the unseen ends where they are all older than that and none is watched; whether it
+    /// did. In one step: an end that comes meanwhile is young, and counts.
+    pub(super) fn void_if_old(&self, now: Instant, age: Duration) -> bool {
+        let mut unseen = self.unseen();
         let old = unseen.last.is_some_and(|last| now.saturating_duration_since(last) >= age);
-        unseen.count > 0 && unseen.watched == 0 && old
+        let voids = unseen.count > 0 && unseen.watched == 0 && old;
+        if voids {
+            unseen.void();
+        }
+        voids
     }
 
     fn unseen(&self) -> MutexGuard<'_, Unseen> {
@@ -115,9 +128,7 @@ impl BackendRow {
     }
 
     pub(super) fn void_unseen(&self) {
-        let mut unseen = self.unseen();
-        unseen.era += 1;
-        unseen.count = 0;
+        self.unseen().void();
     }
 
     pub(super) fn memory_era(&self) -> u64 {

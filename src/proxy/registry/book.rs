@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use self::by_address::ByAddress;
 use self::idle_list::{IdleList, Links};
+use self::view::is_elsewhere;
 pub use self::view::{Placement, Preview, Reason, SessionRow};
 use super::backend_row::{BackendRow, BackendRows};
 use super::ticket::End;
@@ -52,6 +53,8 @@ enum Choice<'r> {
 #[derive(Debug)]
 struct Entry {
     user: UserName,
+    /// Where the lookups sent the user when the place was found.
+    home: ShardId,
     shard: ShardId,
     backend: Arc<BackendRow>,
     connecting: u32,
@@ -109,7 +112,8 @@ impl Entry {
         self.memory = Some(Memory { until: now + self.sticky, era });
     }
 
-    fn place_on(&mut self, shard: &ShardId, backend: &Arc<BackendRow>) {
+    fn place_on(&mut self, home: &ShardId, shard: &ShardId, backend: &Arc<BackendRow>) {
+        self.home = home.clone();
         self.shard = shard.clone();
         self.backend = Arc::clone(backend);
         self.memory = None;
@@ -169,9 +173,14 @@ impl Book {
         let choice = self.choose(known, request.shard, request.candidates, request.now)?;
         let joined = matches!(choice, Choice::Join(_));
         let key = match choice {
-            Choice::Join(key) | Choice::Keep(key) => key,
+            Choice::Join(key) => key,
+            Choice::Keep(key) => {
+                self.entry_mut(key).home = request.home.clone();
+                key
+            }
             Choice::Place(Some(key), backend) => {
-                self.entry_mut(key).place_on(request.shard, &backends.row(backend));
+                let backend = backends.row(backend);
+                self.entry_mut(key).place_on(request.home, request.shard, &backend);
                 key
             }
             Choice::Place(None, backend) => self.add(request, backends.row(backend)),
@@ -185,7 +194,7 @@ impl Book {
             session: SessionKey(session),
             backend: Arc::clone(&entry.backend),
             joined,
-            route_pending: joined && entry.shard != *request.shard,
+            route_pending: joined && is_elsewhere((&entry.home, &entry.shard), request.home),
         })
     }
 
@@ -199,7 +208,7 @@ impl Book {
     pub(super) fn place_anew(
         &mut self,
         session: SessionKey,
-        shard: &ShardId,
+        (home, shard): (&ShardId, &ShardId),
         backend: &Arc<BackendRow>,
     ) -> bool {
         let key = self.session(session.0).entry;
@@ -208,7 +217,7 @@ impl Book {
         if entry.live > 0 || entry.unseen > 0 {
             return false;
         }
-        entry.place_on(shard, backend);
+        entry.place_on(home, shard, backend);
         true
     }
 
@@ -364,6 +373,7 @@ impl Book {
     fn add(&mut self, request: &Request<'_>, backend: Arc<BackendRow>) -> usize {
         let key = self.entries.insert(Entry {
             user: request.user.clone(),
+            home: request.home.clone(),
             shard: request.shard.clone(),
             backend,
             connecting: 0,

@@ -1,6 +1,7 @@
 //! The registry against single cases, against a naive model and against threads.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
 use tokio::time::advance;
@@ -17,6 +18,7 @@ fn backend(name: &str) -> BackendId {
 /// A login as the tests make it: `user` on shard `north`, candidates by name.
 struct Login {
     user: UserName,
+    home: ShardId,
     shard: ShardId,
     candidates: Vec<BackendId>,
     address: IpAddr,
@@ -27,6 +29,7 @@ struct Login {
 fn login(user: &str, candidates: &[&str]) -> Login {
     Login {
         user: UserName::new(user),
+        home: ShardId::new("north"),
         shard: ShardId::new("north"),
         candidates: candidates.iter().map(|name| backend(name)).collect(),
         address: IpAddr::from([192, 0, 2, 1]),
@@ -37,6 +40,11 @@ fn login(user: &str, candidates: &[&str]) -> Login {
 
 impl Login {
     fn of_shard(mut self, shard: &str) -> Self {
+        self.home = ShardId::new(shard);
+        self.referred_to(shard)
+    }
+
+    fn referred_to(mut self, shard: &str) -> Self {
         self.shard = ShardId::new(shard);
         self
     }
@@ -54,6 +62,7 @@ impl Login {
     fn reserve(&self, registry: &Arc<Registry>) -> Result<Reservation, ReserveError> {
         registry.reserve(&Request {
             user: &self.user,
+            home: &self.home,
             shard: &self.shard,
             candidates: &self.candidates,
             sticky: STICKY,
@@ -114,6 +123,33 @@ async fn a_changed_route_is_pending_while_sessions_live_and_taken_after() {
     let third = moved.reserve(&registry).unwrap();
     assert!(!third.joined() && !third.route_pending());
     assert_eq!(third.backend(), &backend("s1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_referral_to_another_shard_is_no_change_of_the_route() {
+    let registry = Registry::new(1000);
+    let bound = |shard: &str| {
+        let placement = registry.placement(&UserName::new("kim"), Instant::now()).unwrap();
+        placement.binds_elsewhere(&ShardId::new(shard))
+    };
+    let referred = login("kim", &["s1"]).referred_to("south");
+    let first = referred.reserve(&registry).unwrap().live(HANDLE).unwrap();
+    let second = reserve(&registry, "kim", &["n1"]);
+    assert!(second.joined() && !second.route_pending());
+    // Nor is it one where the lookups say themselves what the referral said.
+    assert_eq!(["north", "south", "west"].map(bound), [false, false, true]);
+    assert!(login("kim", &["w1"]).of_shard("west").reserve(&registry).unwrap().route_pending());
+    drop((first, second));
+
+    // A remembered place belongs to the route that leads there now.
+    let moved = login("kim", &["s1"]).of_shard("south");
+    let third = moved.reserve(&registry).unwrap();
+    assert!(!third.joined() && !third.route_pending());
+    assert_eq!(["north", "south", "west"].map(bound), [true, false, true]);
+    drop(third);
+    let mut fourth = reserve(&registry, "kim", &["n1", "n2"]);
+    assert_eq!(fourth.dial_failed(&backend("n2")), Redirect::Placed);
+    assert_eq!(["north", "south", "west"].map(bound), [false, true, true]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -311,6 +347,40 @@ async fn unseen_ends_grow_old_unless_a_connection_is_watched() {
     advance(SECOND).await;
     expire();
     assert_eq!((registry.counts(&n1).unseen, registry.users()), (0, 0));
+}
+
+/// An end that comes while the old ones are judged is not void with them.
+#[test]
+fn an_end_that_comes_while_old_ones_grow_void_counts() {
+    const ROUNDS: u32 = 100_000;
+    const AGE: Duration = Duration::from_secs(1860);
+    let registry = Registry::new(1000);
+    let n1 = backend("n1");
+    let row = registry.backends.row(&n1);
+    let long_ago = Instant::now();
+    let now = long_ago + AGE;
+    let over = AtomicBool::new(false);
+    let spin = |turns: u32| (0..turns).for_each(|_| std::hint::spin_loop());
+    let lost = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                registry.expire_unseen(&n1, now, AGE);
+            }
+        });
+        let mut lost = 0;
+        for round in 0..ROUNDS {
+            row.void_unseen();
+            row.ended_unseen(long_ago);
+            // At another moment of the other thread's look each time.
+            spin(round % 64);
+            let era = row.ended_unseen(now);
+            spin(32);
+            lost += u32::from(row.unseen_era() != era);
+        }
+        over.store(true, Ordering::Relaxed);
+        lost
+    });
+    assert_eq!(lost, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -80,6 +80,7 @@ pub enum Redirect {
 pub struct Reservation {
     ticket: Ticket,
     user: UserName,
+    home: ShardId,
     shard: ShardId,
     joined: bool,
     route_pending: bool,
@@ -90,6 +91,7 @@ impl Reservation {
         Self {
             ticket,
             user: request.user.clone(),
+            home: request.home.clone(),
             shard: request.shard.clone(),
             joined: entered.joined,
             route_pending: entered.route_pending,
@@ -132,7 +134,7 @@ impl Reservation {
             return Redirect::Follow;
         }
         let next = registry.backends.row(next);
-        if !book.place_anew(self.ticket.session, &self.shard, &next) {
+        if !book.place_anew(self.ticket.session, (&self.home, &self.shard), &next) {
             return Redirect::Bound;
         }
         drop(book);

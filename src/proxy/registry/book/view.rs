@@ -27,7 +27,9 @@ pub struct SessionRow {
 /// Where a user is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
-    /// The shard.
+    /// The shard where the lookups sent the user then.
+    pub home: ShardId,
+    /// The shard, which is another one behind a backend's referral.
     pub shard: ShardId,
     /// The backend.
     pub backend: BackendId,
@@ -46,6 +48,18 @@ impl Placement {
     pub const fn binds(&self) -> bool {
         self.connecting + self.live + self.unseen > 0
     }
+
+    /// Whether it binds the user to another shard than that of the present route.
+    pub fn binds_elsewhere(&self, route: &ShardId) -> bool {
+        self.binds() && is_elsewhere((&self.home, &self.shard), route)
+    }
+}
+
+/// Whether somebody whom the lookups sent to `home`, and who is on `shard`, is not where the
+/// present route leads. Whom a backend sent on is where his route leads as long as that is the
+/// same: else each of his logins would find the others elsewhere.
+pub(super) fn is_elsewhere((home, shard): (&ShardId, &ShardId), route: &ShardId) -> bool {
+    home != route && shard != route
 }
 
 /// Where a user's next login would go.
@@ -109,6 +123,7 @@ impl Book {
         entry.refresh_unseen();
         let remembered = entry.remembers(now).then_some(entry.memory).flatten();
         let placement = Placement {
+            home: entry.home.clone(),
             shard: entry.shard.clone(),
             backend: entry.backend.id.clone(),
             connecting: entry.connecting,
