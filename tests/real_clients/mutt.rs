@@ -62,12 +62,14 @@ fn assert_does_all(program: &str, purpose: &str) {
         user.create("Archive");
         user.put(&mails);
         let listed = mail("listed");
-        user.put_into("Listed", &[listed.clone()]);
+        user.put_into("Listed", std::slice::from_ref(&listed));
         let way = if shard == "north" { user.starttls() } else { user.implicit() };
         let folder = temporary_folder("mutt");
         let letter = mail("written here");
         let local = folder.path().join("letters");
-        ["cur", "new", "tmp"].map(|part| std::fs::create_dir_all(local.join(part)).unwrap());
+        for part in ["cur", "new", "tmp"] {
+            std::fs::create_dir_all(local.join(part)).unwrap();
+        }
         std::fs::write(local.join("new/1.test"), with_bare_line_ends(&letter)).unwrap();
         way.mutt(program, folder.path(), &orders(&local));
         user.assert_holds("Listed", &[(&listed, "\\Flagged")]);
