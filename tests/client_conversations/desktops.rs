@@ -2,7 +2,7 @@
 
 use super::site::Listener::{Implicit, StartTls};
 use super::site::{CLEAR, PASSWORD, SECURE, SECURE_LIST, connect, play, play_with_mail, proxy};
-use super::support::backend::Backend;
+use super::support::backend::{Backend, Opening};
 use super::support::client::Client;
 use super::support::conversation::Step::{self, Among, Encode, End, Line, Send, Tls, Without};
 use super::support::ordinary::Ordinary;
@@ -115,6 +115,30 @@ fn thunderbird_tries_one_mechanism_after_the_other_on_one_connection() {
     let tried: Vec<_> = backend.logins().into_iter().map(|login| login.password).collect();
     let one: [&[u8]; 3] = [b"plain", b"sasl", b"right"];
     assert_eq!(tried, [one, one].concat());
+}
+
+const THUNDERBIRD_ASKED: &[Step] = &[
+    SECURE,
+    Send(b"1 authenticate PLAIN\r\n"),
+    Line("+ "),
+    Encode("", "\0anna\0secret"),
+    Line("1 NO [UNAVAILABLE] "),
+    Send(b"2 noop\r\n"),
+    Line("2 OK"),
+];
+
+/// Asked once more it would send its string again, and to a server that hears it twice.
+#[test]
+fn thunderbird_is_not_asked_again_behind_its_password() {
+    let backend = Backend::start(Opening::clear(), |peer| {
+        peer.send("* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] hi\r\n")?;
+        peer.expect("AUTHENTICATE PLAIN AGFubmEAc2VjcmV0")?;
+        peer.send("+ \r\n")?;
+        peer.hang()
+    });
+    let proxy = proxy(&backend, "PLAIN", "");
+    play(&proxy, Implicit, THUNDERBIRD_ASKED);
+    backend.assert_no_faults();
 }
 
 /// Greeting and answer agree; the ID comes behind the login.
