@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -145,8 +146,32 @@ fn good_logins(proxy: &Pointsman) -> Vec<Duration> {
     times
 }
 
-/// Rounds with and without the attack, in turn; at least five, more while the machine's own
-/// noise hides the result.
+/// Interleaved measurements with and without a burden, each in turn the first, so that no
+/// trend favours one. Odd, so that the middle one of each is a measurement.
+const PAIRS: usize = 9;
+
+/// The medians of all measurements without and with the burden.
+fn medians_of_pairs(mut measure: impl FnMut(bool) -> Duration) -> (Duration, Duration) {
+    let (mut without, mut with) = (Vec::new(), Vec::new());
+    for pair in 0..PAIRS {
+        for burdened in [pair % 2 == 1, pair % 2 == 0] {
+            let times = if burdened { &mut with } else { &mut without };
+            times.push(measure(burdened));
+        }
+    }
+    (quantile(&mut without, 0.5), quantile(&mut with, 0.5))
+}
+
+/// Where the first measurement says no a second one alone decides: other work on the machine
+/// may spoil one.
+fn assert_measured(mut measure: impl FnMut() -> Result<(), String>) {
+    let Err(first) = measure() else { return };
+    eprintln!("measured once more: {first}");
+    if let Err(second) = measure() {
+        panic!("{second}; before that: {first}");
+    }
+}
+
 fn assert_served_under_attack(limits: &str) {
     const KIB_A_CONNECTION: usize = 12;
     let _alone = alone();
@@ -155,25 +180,25 @@ fn assert_served_under_attack(limits: &str) {
     good_logins(&proxy);
     let id = proxy.process().id();
     let before = pss_kib(id);
-    let (mut calm, mut attacked, mut crowd_kib) = (Vec::new(), Vec::new(), 0);
-    for round in 1..=25 {
-        calm.push(quantile(&mut good_logins(&proxy), 0.99));
-        let attack = Attack::begin(&proxy);
-        attacked.push(quantile(&mut good_logins(&proxy), 0.99));
-        crowd_kib = crowd_kib.max(pss_kib(id));
-        assert!(sessions(&proxy) > number(SILENT), "the crowd was gone before the end");
-        attack.end(&proxy);
-        let enough = quantile(&mut attacked, 0.5) <= 2 * quantile(&mut calm, 0.5);
-        if round >= 5 && enough {
-            break;
-        }
-    }
-    let (calm, attacked) = (quantile(&mut calm, 0.5), quantile(&mut attacked, 0.5));
+    let mut crowd_kib = 0;
+    assert_measured(|| {
+        let (calm, attacked) = medians_of_pairs(|under_attack| {
+            if !under_attack {
+                return quantile(&mut good_logins(&proxy), 0.99);
+            }
+            let attack = Attack::begin(&proxy);
+            let time = quantile(&mut good_logins(&proxy), 0.99);
+            crowd_kib = crowd_kib.max(pss_kib(id));
+            assert!(sessions(&proxy) > number(SILENT), "the crowd was gone before the end");
+            attack.end(&proxy);
+            time
+        });
+        let told = format!("median p99 {attacked:?} under attack, {calm:?} without");
+        eprintln!("{told}");
+        if attacked <= 2 * calm { Ok(()) } else { Err(told) }
+    });
     let each = (crowd_kib - before) * 1024 / (SILENT + HALF_OPEN + SLOW);
-    eprintln!(
-        "p99 {calm:?} calm, {attacked:?} attacked; {before} KiB, then {crowd_kib} KiB: {each} bytes a connection"
-    );
-    assert!(attacked <= 2 * calm, "median p99 {attacked:?} under attack, {calm:?} without");
+    eprintln!("{before} KiB, then {crowd_kib} KiB: {each} bytes a connection");
     let bound = before + KIB_A_CONNECTION * (SILENT + HALF_OPEN + SLOW);
     assert!(crowd_kib <= bound, "{crowd_kib} KiB under attack, {before} before, bound {bound}");
     let failed = proxy.metrics().sum("pointsman_logins_total", &[])
@@ -448,49 +473,78 @@ fn b89_made_up_users_mechanisms_and_ids_make_no_series() {
     assert!(kib <= FLAT_KIB, "{kib} KiB more");
 }
 
+/// Sessions of as many users, every tenth in IDLE.
+fn relayed(proxy: &Pointsman, count: usize) -> Vec<Client> {
+    let mut clients: Vec<Client> =
+        (0..count).map(|number| proxy.logged_in(&format!("user{number}"), "secret")).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.command_ok("SELECT INBOX");
+        if number.is_multiple_of(10) {
+            client.send_command("IDLE");
+            client.expect("+ ");
+        }
+    }
+    clients
+}
+
+/// Monitoring is answered at once, and nobody signs in more slowly for it.
 #[test]
 fn b90_scrapes_are_quick_under_load_and_slow_no_login() {
     const SCRAPE_MAX: Duration = Duration::from_millis(100);
+    const RELAYED: usize = 300;
     let _alone = alone();
     let backend = Backend::ordinary();
     let proxy = start(&backend, EXEMPT);
     let count = scaled(3_000, 9_000);
     let crowd: Vec<TcpStream> =
         (0..count).map(|number| connect_from(source(number, 45), proxy.places().clear)).collect();
-    wait_until("the crowd is in", || (sessions(&proxy) > number(count) - 0.5).then_some(()));
+    let mut sessions_held = relayed(&proxy, RELAYED);
+    let all = number(count + RELAYED);
+    wait_until("the crowd is in", || (sessions(&proxy) > all - 0.5).then_some(()));
     good_logins(&proxy);
-    let (mut with, mut without, mut scrapes) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 1..=15 {
-        without.push(quantile(&mut good_logins(&proxy), 0.5));
-        let busy = AtomicBool::new(true);
-        let (times, logins) = std::thread::scope(|scope| {
-            let watcher = scope.spawn(|| scrape_while(&proxy, &busy));
-            let logins = good_logins(&proxy);
-            busy.store(false, Ordering::SeqCst);
-            (watcher.join().unwrap(), logins)
+    assert_measured(|| {
+        let mut scrapes = Vec::new();
+        let (without, with) = medians_of_pairs(|scraped| {
+            if !scraped {
+                return quantile(&mut good_logins(&proxy), 0.5);
+            }
+            let (times, mut logins) = good_logins_while_scraped(&proxy);
+            scrapes.extend(times);
+            quantile(&mut logins, 0.5)
         });
-        scrapes.extend(times);
-        with.push(quantile(&mut logins.clone(), 0.5));
-        let quick = quantile(&mut with, 0.5) <= 2 * quantile(&mut without, 0.5);
-        if round >= 5 && quick && scrapes.len() > 20 {
-            break;
-        }
-    }
-    let (with, without) = (quantile(&mut with, 0.5), quantile(&mut without, 0.5));
-    assert!(with <= 2 * without, "a login takes {with:?} with scrapes, {without:?} without");
-    let typical = quantile(&mut scrapes, 0.5);
-    assert!(typical < SCRAPE_MAX, "a scrape takes {typical:?}");
+        let slow = quantile(&mut scrapes, 0.95);
+        let told = format!(
+            "a login takes {with:?} with scrapes, {without:?} without; of {} scrapes the 95th \
+             percentile takes {slow:?}",
+            scrapes.len()
+        );
+        eprintln!("{told}");
+        if with <= 2 * without && slow < SCRAPE_MAX { Ok(()) } else { Err(told) }
+    });
+    sessions_held[1].command_ok("NOOP");
     drop(crowd);
 }
 
-/// Twenty scrapes a second.
-fn scrape_while(proxy: &Pointsman, busy: &AtomicBool) -> Vec<Duration> {
-    let mut times = Vec::new();
-    while busy.load(Ordering::SeqCst) {
-        let watch = Stopwatch::start();
-        proxy.metrics();
-        times.push(watch.elapsed());
-        std::thread::sleep(Duration::from_millis(50).saturating_sub(watch.elapsed()));
-    }
-    times
+/// Twenty scrapes a second while there are logins, ten at least; the times of both.
+fn good_logins_while_scraped(proxy: &Pointsman) -> (Vec<Duration>, Vec<Duration>) {
+    const SCRAPES_MIN: usize = 10;
+    let (signing_in, end) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(move || {
+            let mut times = Vec::new();
+            loop {
+                let watch = Stopwatch::start();
+                proxy.metrics();
+                times.push(watch.elapsed());
+                let rest = Duration::from_millis(50).saturating_sub(watch.elapsed());
+                let is_over = end.recv_timeout(rest) == Err(RecvTimeoutError::Disconnected);
+                if is_over && times.len() >= SCRAPES_MIN {
+                    return times;
+                }
+            }
+        });
+        let logins = (0..4).flat_map(|_| good_logins(proxy)).collect();
+        drop(signing_in);
+        (watcher.join().unwrap(), logins)
+    })
 }

@@ -12,7 +12,8 @@ mod support;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use base64::Engine;
@@ -287,6 +288,72 @@ fn b42_a_user_who_moves_is_on_the_new_shard_with_the_next_login() {
         proxy.reload();
     }
     assert!(north.users().iter().all(|user| user == "bob"));
+}
+
+/// A login that began when `since` moves were acknowledged, and ended when `until` were ordered.
+struct Landing {
+    user: String,
+    since: usize,
+    until: usize,
+}
+
+/// Nobody who comes after the operator was told of the end of a move lands where he was.
+#[test]
+fn b42_no_login_lands_wrongly_once_a_move_is_acknowledged() {
+    const MOVES: usize = 6;
+    const LOGINS_BETWEEN: usize = 20;
+    let [north, south] = [Backend::ordinary(), Backend::ordinary()];
+    let shards = ["north", "south"];
+    // Each login is of another user: a session that is still open would hold its own.
+    let everybody = |number: usize| {
+        let user = |n| format!("u{n} {}\n", shards[number % 2]);
+        (0..10_000).map(user).collect::<String>()
+    };
+    let configured = |places: &Places, number: usize| {
+        let routing = users(places, &everybody(number));
+        two_shards(places, [&north, &south], &routing, "")
+    };
+    let proxy = Pointsman::start(&AUTHORITY, |places| configured(places, 0));
+    let (ordered, acknowledged) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let landings = Mutex::new(Vec::new());
+    let over = AtomicBool::new(false);
+    let settled = |number: usize| {
+        let landings = landings.lock().unwrap();
+        landings.iter().filter(|landing: &&Landing| landing.since == number).count()
+    };
+    std::thread::scope(|scope| {
+        let logins = scope.spawn(|| {
+            for number in 0.. {
+                if over.load(Ordering::SeqCst) {
+                    break;
+                }
+                let user = format!("u{number}");
+                let since = acknowledged.load(Ordering::SeqCst);
+                proxy.logged_in(&user, "secret").logout();
+                let until = ordered.load(Ordering::SeqCst);
+                landings.lock().unwrap().push(Landing { user, since, until });
+            }
+        });
+        for number in 0..=MOVES {
+            if number > 0 {
+                ordered.store(number, Ordering::SeqCst);
+                proxy.rewrite(|places| configured(places, number));
+                proxy.reload();
+                acknowledged.store(number, Ordering::SeqCst);
+            }
+            support::wait_until("enough logins between two moves", || {
+                assert!(!logins.is_finished(), "a login failed");
+                (settled(number) >= LOGINS_BETWEEN).then_some(())
+            });
+        }
+        over.store(true, Ordering::SeqCst);
+    });
+    let found = [north.users(), south.users()];
+    for Landing { user, since, until } in landings.into_inner().unwrap() {
+        let place = found.iter().position(|users| users.contains(&user)).unwrap();
+        let right = (since..=until).any(|number| number % 2 == place);
+        assert!(right, "{user} is on {}, {since} to {until}", shards[place]);
+    }
 }
 
 /// The backend takes its time over a password; who has none is answered as late.

@@ -9,8 +9,8 @@
 mod support;
 
 use std::io::Result;
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{LazyLock, Mutex, mpsc};
 use std::time::Duration;
 
 use base64::Engine;
@@ -19,7 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use support::backend::{Backend, Conversation, Opening, fault};
 use support::client::Client;
 use support::ordinary::Ordinary;
-use support::pointsman::{Places, Pointsman};
+use support::pointsman::{Places, Pointsman, check};
 use support::tls::Authority;
 use support::{PATIENCE, Stopwatch, wait_until};
 
@@ -35,7 +35,7 @@ const TOKEN_ERROR: &str = r#"{"status":"invalid_token","scope":"mail"}"#;
 const IN: &str = "{tag} OK [CAPABILITY IMAP4rev1 IDLE] in\r\n";
 const REFUSED: &str = "{tag} NO [AUTHENTICATIONFAILED] no such token\r\n";
 const FAILED: &str = "NO [AUTHENTICATIONFAILED] Authentication failed.";
-const ALL: &str = "SCRAM-SHA-256, SCRAM-SHA-1, OAUTHBEARER, XOAUTH2, PLAIN";
+const ALL: &str = "SCRAM-SHA-256, SCRAM-SHA-1, OAUTHBEARER, XOAUTH2, PLAIN, LOGIN";
 const HURRY: &str = "upstream: { connect_timeout: 2s, login_timeout: 3s, skip_failed: 50ms }\n";
 
 fn base64(text: &str) -> String {
@@ -211,7 +211,8 @@ fn what_is_listed_is_offered_and_channel_binding_never() {
     let proxy = start(&backend);
     let mut client = Client::connect(proxy.places().clear).unwrap();
     let greeting = client.expect("* OK [CAPABILITY ");
-    let offered = "AUTH=SCRAM-SHA-256 AUTH=SCRAM-SHA-1 AUTH=OAUTHBEARER AUTH=XOAUTH2 AUTH=PLAIN]";
+    let offered = "AUTH=SCRAM-SHA-256 AUTH=SCRAM-SHA-1 AUTH=OAUTHBEARER AUTH=XOAUTH2 AUTH=PLAIN \
+                   AUTH=LOGIN]";
     assert!(greeting.contains(offered), "{greeting}");
     assert!(!greeting.contains("-PLUS"), "{greeting}");
     client.send("a AUTHENTICATE SCRAM-SHA-256-PLUS\r\n");
@@ -256,6 +257,75 @@ fn b45_after_a_failed_exchange_the_next_user_reaches_the_other_shard() {
     wait_until("it is counted", || {
         ((counted(&proxy, "scram_sha_256", "auth_failed") - 2.0).abs() < 0.5).then_some(())
     });
+}
+
+/// An empty message with the command (RFC 4959 section 3) and behind it: named by nobody, it
+/// is refused without a backend, and the connection goes on.
+#[test]
+fn b52_an_empty_first_message_is_refused_whatever_the_mechanism() {
+    let backend = Backend::ordinary();
+    let proxy = start(&backend);
+    for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-1", "OAUTHBEARER", "XOAUTH2", "LOGIN"] {
+        for (initial, line) in [(" =", None), ("", Some("")), ("", Some("="))] {
+            let mut client = proxy.client();
+            client.send(format!("a AUTHENTICATE {mechanism}{initial}\r\n"));
+            if let Some(line) = line {
+                client.expect("+ ");
+                client.send(format!("{line}\r\n"));
+            }
+            expect_refusal(&mut client, mechanism);
+            client.command_ok("NOOP");
+            client.login("anna", "secret");
+        }
+    }
+    assert_eq!(backend.users(), ["anna"; 15]);
+}
+
+/// Of a token without a user a client may first be told why (RFC 7628 section 3.2.2).
+fn expect_refusal(client: &mut Client, mechanism: &str) {
+    let line = client.read_line();
+    let Some(reason) = line.strip_prefix("+ ") else {
+        assert!(line.starts_with("a BAD "), "{mechanism}: {line}");
+        return;
+    };
+    assert!(["OAUTHBEARER", "XOAUTH2"].contains(&mechanism), "{mechanism}: {line}");
+    let reason = STANDARD.decode(reason).unwrap();
+    let reason: serde_json::Value = serde_json::from_slice(&reason).unwrap();
+    assert!(reason["status"].is_string(), "{mechanism}: {line}");
+    client.send("\r\n");
+    client.expect("a NO [AUTHENTICATIONFAILED] ");
+}
+
+/// An empty password is one, and the backend's to judge; `=` is none behind a prompt.
+#[test]
+fn b52_an_empty_password_of_sasl_login_is_judged_by_the_backend() {
+    let backend = Ordinary::new()
+        .verdict(|_, password| match password {
+            b"" => "NO [AUTHENTICATIONFAILED] no".to_owned(),
+            _ => "OK in".to_owned(),
+        })
+        .start();
+    let proxy = start(&backend);
+    let failed = format!("a {FAILED}");
+    for (initial, line, answer) in
+        [(true, "", failed.as_str()), (false, "", &failed), (true, "=", "a BAD ")]
+    {
+        let mut client = proxy.client();
+        if initial {
+            client.send(format!("a AUTHENTICATE LOGIN {}\r\n", base64("anna")));
+        } else {
+            client.send("a AUTHENTICATE LOGIN\r\n");
+            expect_challenge(&mut client, "Username:");
+            client.send(format!("{}\r\n", base64("anna")));
+        }
+        expect_challenge(&mut client, "Password:");
+        client.send(format!("{line}\r\n"));
+        client.expect(answer);
+        client.command_ok("NOOP");
+        client.login("anna", "secret");
+    }
+    let passwords: Vec<_> = backend.logins().into_iter().map(|login| login.password).collect();
+    assert_eq!(passwords, [&b""[..], b"secret", b"", b"secret", b"secret"]);
 }
 
 /// B-53: the error goes to the client, whatever it answers to the backend, and the NO of the
@@ -358,6 +428,81 @@ fn b23_bad_base64_in_the_middle_ends_the_exchange_alone() {
     assert_nobody_is_left(&proxy, &backend);
 }
 
+/// Others sign in meanwhile, each in the middle of the same exchange.
+#[test]
+fn b23_bad_base64_harms_none_of_a_hundred_logins_beside_it() {
+    const LOGINS: usize = 100;
+    let backend = Backend::start(Opening::clear(), |peer| {
+        peer.send("* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=SCRAM-SHA-256 AUTH=PLAIN] hi\r\n")?;
+        let tag = peer.expect("AUTHENTICATE SCRAM-SHA-256 ")?;
+        peer.send(challenge(SERVER_FIRST))?;
+        if peer.line()? == b"*" {
+            return peer.send(format!("{tag} BAD cancelled\r\n"));
+        }
+        peer.send(challenge(SERVER_FINAL))?;
+        peer.line()?;
+        peer.send(IN.replace("{tag}", &tag))?;
+        Ordinary::new().serve(peer)
+    });
+    let proxy =
+        start_with(&backend, "exempt: [127.0.0.0/8], sessions_per_user: 500, syntax_errors: 1000");
+    let (begun, all_begun) = mpsc::channel();
+    let (gate, over) = (Mutex::new(()), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let closed = gate.lock().unwrap();
+        let login = |begun: mpsc::Sender<()>| {
+            let mut client = proxy.client();
+            begin(&mut client, "SCRAM-SHA-256", FIRST, true);
+            expect_challenge(&mut client, SERVER_FIRST);
+            begun.send(()).unwrap();
+            drop(gate.lock());
+            client.send(format!("{}\r\n", base64(FINAL)));
+            expect_challenge(&mut client, SERVER_FINAL);
+            client.send("\r\n");
+            client.expect("a OK");
+            client.logout();
+        };
+        let start = |begun| scope.spawn(move || login(begun));
+        let logins: Vec<_> = (0..LOGINS).map(|_| start(begun.clone())).collect();
+        for number in 0..LOGINS {
+            all_begun.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{number} have begun"));
+        }
+        let mut spoiler = proxy.client();
+        (0..20).for_each(|_| spoil(&mut spoiler));
+        drop(closed);
+        scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                spoil(&mut proxy.client());
+            }
+        });
+        let failed = logins.into_iter().filter_map(|login| login.join().err()).count();
+        over.store(true, Ordering::SeqCst);
+        assert_eq!(failed, 0, "of {LOGINS} logins");
+    });
+    wait_until("all are counted", || {
+        ((counted(&proxy, "scram_sha_256", "ok") - 100.0).abs() < 0.5).then_some(())
+    });
+    assert_nobody_is_left(&proxy, &backend);
+}
+
+/// Bad base64 with the command, behind it, and in the middle of an exchange.
+fn spoil(client: &mut Client) {
+    for (command, challenged) in
+        [("PLAIN AGFubmE", 0), ("PLAIN", 1), ("SCRAM-SHA-256", 1), ("XOAUTH2 !!!", 0)]
+    {
+        client.send(format!("a AUTHENTICATE {command}\r\n"));
+        for _ in 0..challenged {
+            client.expect("+ ");
+            client.send("AGFubmE\r\n");
+        }
+        client.expect("a BAD");
+    }
+    begin(client, "SCRAM-SHA-256", FIRST, true);
+    expect_challenge(client, SERVER_FIRST);
+    client.send("=\r\n");
+    client.expect("a BAD");
+}
+
 /// B-40: who the user is stands in the first message alone.
 #[test]
 fn b40_no_later_message_says_who_the_user_is() {
@@ -420,6 +565,36 @@ fn b54_a_backend_that_cannot_finish_the_mechanism_is_a_fault_and_told_once() {
         client.send("b LOGIN bert secret\r\n");
         let bert = client.read_line();
         assert!(!bert.contains("UNAVAILABLE"), "{bert}");
+    }
+}
+
+/// B-54: a listener promises what every shard can finish, and nothing else.
+#[test]
+fn b54_what_one_shard_lacks_is_offered_by_no_listener() {
+    let backend = Ordinary::new().capability("IMAP4rev1 SASL-IR AUTH=PLAIN").start();
+    let configured = |places: &Places, offered: &str, of_south: &str| {
+        let clear = "allow_clear_login: true";
+        let head = places.head().replace(clear, &format!("{clear}, mechanisms: [{offered}]"));
+        let south = shard("south", &backend).replace("shared,", &format!("shared, {of_south}"));
+        format!(
+            "{head}shards:\n{}{south}routing: {{ lookups: [ {{ shard: south }} ] }}\n",
+            shard("north", &backend)
+        )
+    };
+    let lacks = "mechanisms: [PLAIN],";
+    let (code, text) = check(&AUTHORITY, |places| configured(places, "PLAIN, OAUTHBEARER", lacks));
+    assert_eq!(code, 64, "{text}");
+    assert!(text.contains("`OAUTHBEARER` is offered, and shard `south` cannot"), "{text}");
+    let (code, text) = check(&AUTHORITY, |places| configured(places, "PLAIN, OAUTHBEARER", ""));
+    assert_eq!(code, 0, "{text}");
+    for (offered, of_south, listed) in [("PLAIN", lacks, false), ("PLAIN, OAUTHBEARER", "", true)] {
+        let proxy = Pointsman::start(&AUTHORITY, |places| configured(places, offered, of_south));
+        let mut client = Client::connect(proxy.places().clear).unwrap();
+        let greeting = client.expect("* OK [CAPABILITY ");
+        assert_eq!(greeting.contains("AUTH=OAUTHBEARER"), listed, "{greeting}");
+        let list = client.command_ok("CAPABILITY").text();
+        assert_eq!(list.contains("AUTH=OAUTHBEARER"), listed, "{list}");
+        assert!(list.contains("AUTH=PLAIN"), "{list}");
     }
 }
 

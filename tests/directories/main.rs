@@ -14,6 +14,7 @@ mod support;
 
 mod auth_http;
 mod ldap;
+mod moves;
 mod redis;
 mod sql;
 mod troubles;

@@ -15,7 +15,7 @@ use super::support::{Stopwatch, wait_until};
 use super::{AUTHORITY, flow};
 
 const UNAVAILABLE: &str = "NO [UNAVAILABLE]";
-const FAILED: &str = "NO [AUTHENTICATIONFAILED] Authentication failed.";
+pub const FAILED: &str = "NO [AUTHENTICATIONFAILED] Authentication failed.";
 
 /// Users of a directory whose place no login has asked for.
 const OTHERS: usize = 40;
@@ -37,7 +37,10 @@ pub struct Site {
 
 impl Site {
     pub fn start(lookup: &str) -> Self {
-        let (north, south) = (Backend::ordinary(), Backend::ordinary());
+        Self::between([Backend::ordinary(), Backend::ordinary()], lookup)
+    }
+
+    pub fn between([north, south]: [Backend; 2], lookup: &str) -> Self {
         let shard = |name: &str, backend: &Backend| {
             let address = backend.address();
             format!(

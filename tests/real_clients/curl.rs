@@ -1,6 +1,6 @@
 //! curl.
 
-use super::service::{difficult_mails, on_each_shard, resident};
+use super::service::{difficult_mails, on_dovecot_and_cyrus, on_each_shard, resident};
 use super::support::temporary_folder;
 
 #[test]
@@ -32,5 +32,26 @@ fn curl_lists_searches_appends_and_fetches_the_same_bytes() {
                 assert!(proxied == direct, "{path}: {}", String::from_utf8_lossy(&proxied));
             }
         }
+    });
+}
+
+#[test]
+fn curl_flags_and_moves() {
+    on_dovecot_and_cyrus(|shard| {
+        let user = resident(shard, "curl-moves");
+        let mails = difficult_mails();
+        user.create("Archive");
+        user.put(&mails);
+        let [implicit, starttls] = user.proxied();
+        let flagged =
+            implicit.curl_get("INBOX", &["--request", "STORE 2 +FLAGS (\\Flagged \\Answered)"]);
+        let flagged = String::from_utf8(flagged).unwrap();
+        assert!(flagged.contains("* 2 FETCH ("), "{flagged}");
+        starttls.curl_get("INBOX", &["--request", "UID MOVE 3 Archive"]);
+        implicit.curl_get("INBOX", &["--request", "UID MOVE 1,5 Archive"]);
+        let archived = [2, 0, 4].map(|number: usize| (&mails[number][..], ""));
+        user.assert_holds("Archive", &archived);
+        let left = [(1, "\\Flagged \\Answered"), (3, ""), (5, "")];
+        user.assert_holds("INBOX", &left.map(|(number, flags)| (&mails[number][..], flags)));
     });
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use super::service::{as_kept, contents, difficult_mails, on_dovecot_and_cyrus, resident, wake_up};
 use super::support::process::{Process, give_to, run};
 use super::support::programs::{Account, Security};
-use super::support::{temporary_folder, wait_until};
+use super::support::{mail, temporary_folder, wait_until};
 
 /// Moves each mail to `Archive` behind it; mails are written by `nobody`, since it
 /// writes none as root.
@@ -59,6 +59,19 @@ fn bodies(mails: &[Vec<u8>]) -> Vec<&[u8]> {
     bodies
 }
 
+/// getmail with its settings, in a folder that its mails go to.
+fn getmail(way: &Account<'_>, at: &Path) -> Command {
+    for part in ["new", "cur", "tmp"] {
+        std::fs::create_dir_all(at.join("mail").join(part)).unwrap();
+    }
+    std::fs::write(at.join("getmailrc"), getmail_settings(way, at)).unwrap();
+    give_to("nobody:nogroup", at);
+    std::fs::write(at.join("sitecustomize.py"), SLOW_CHILDREN).unwrap();
+    let mut getmail = Command::new("getmail");
+    getmail.arg("--getmaildir").arg(at).env("HOME", at).env("PYTHONPATH", at);
+    getmail
+}
+
 #[test]
 fn getmail_fetches_the_same_bodies_and_moves_the_mails() {
     on_dovecot_and_cyrus(|shard| {
@@ -68,21 +81,38 @@ fn getmail_fetches_the_same_bodies_and_moves_the_mails() {
         user.put(&mails);
         let folder = temporary_folder("getmail");
         let at = folder.path();
-        for part in ["new", "cur", "tmp"] {
-            std::fs::create_dir_all(at.join("mail").join(part)).unwrap();
-        }
-        std::fs::write(at.join("getmailrc"), getmail_settings(&user.implicit(), at)).unwrap();
-        give_to("nobody:nogroup", at);
-
-        std::fs::write(at.join("sitecustomize.py"), SLOW_CHILDREN).unwrap();
-
-        let mut getmail = Command::new("getmail");
-        run(getmail.arg("--getmaildir").arg(at).env("HOME", at).env("PYTHONPATH", at));
+        run(&mut getmail(&user.implicit(), at));
         let (fetched, kept) = (contents(&at.join("mail/new")), as_kept(&mails));
         assert_eq!(fetched.len(), kept.len());
         assert!(bodies(&fetched) == bodies(&kept), "the mails differ");
         let archived: Vec<(&[u8], &str)> = mails.iter().map(|text| (&text[..], "")).collect();
         user.assert_holds("Archive", &archived);
+        user.assert_holds("INBOX", &[]);
+    });
+}
+
+#[test]
+fn getmail_wakes_from_idle() {
+    on_dovecot_and_cyrus(|shard| {
+        let user = resident(shard, "getmail-waits");
+        let first = mail("first");
+        user.create("Archive");
+        user.put(std::slice::from_ref(&first));
+        let folder = temporary_folder("getmail");
+        let at = folder.path();
+        let mut getmail = getmail(&user.implicit(), at);
+        getmail.args(["--idle", "INBOX", "--trace"]).env("PYTHONUNBUFFERED", "1");
+        let mut getmail = Process::start("getmail", &mut getmail, &at.join("log"));
+        user.wake(&mut getmail, "Entering IDLE mode");
+        getmail.wait_for_log("IDLE message received");
+        wait_until("both mails are fetched and moved", || {
+            let mut client = user.direct_client();
+            let moved = client.command_ok("EXAMINE Archive").text().contains("* 2 EXISTS");
+            (contents(&at.join("mail/new")).len() == 2 && moved).then_some(())
+        });
+        let (fetched, kept) = (contents(&at.join("mail/new")), [first.clone(), wake_up()]);
+        assert!(bodies(&fetched) == bodies(&as_kept(&kept)), "the mails differ");
+        user.assert_holds("Archive", &[(&first, ""), (&wake_up(), "")]);
         user.assert_holds("INBOX", &[]);
     });
 }

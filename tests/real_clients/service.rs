@@ -17,11 +17,12 @@ use super::support::tls::Authority;
 use super::support::{free_port, mail, wait_until};
 
 /// What each test has an account for, on each shard: no test sees another's mail.
-const PURPOSES: [&str; 26] = [
+const PURPOSES: [&str; 28] = [
     "script-direct",
     "script-implicit",
     "script-starttls",
     "curl",
+    "curl-moves",
     "pull",
     "sync",
     "mutt",
@@ -33,6 +34,7 @@ const PURPOSES: [&str; 26] = [
     "aioimaplib",
     "imapflow",
     "getmail",
+    "getmail-waits",
     "fetchmail",
     "offlineimap",
     "offlineimap-idle",

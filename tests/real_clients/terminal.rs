@@ -4,14 +4,15 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::service::{Resident, difficult_mails, on_dovecot_and_cyrus, resident};
+use super::service::{
+    Resident, difficult_mails, on_dovecot_and_cyrus, resident, with_bare_line_ends,
+};
 use super::support::process::{output_with, run};
 use super::support::programs::{Account, Security};
-use super::support::temporary_folder;
+use super::support::{mail, temporary_folder};
 
-/// What both leave behind: the third mail lies in `Archive`, the second is flagged.
+/// What both leave behind in INBOX: the third mail has gone, the second is flagged.
 fn assert_moved_and_flagged(user: &Resident, mails: &[Vec<u8>]) {
-    user.assert_holds("Archive", &[(&mails[2], "")]);
     let left: Vec<(&[u8], &str)> = (0..6)
         .filter(|number| *number != 2)
         .map(|number| (&mails[number][..], if number == 1 { "\\Flagged" } else { "" }))
@@ -19,13 +20,16 @@ fn assert_moved_and_flagged(user: &Resident, mails: &[Vec<u8>]) {
     user.assert_holds("INBOX", &left);
 }
 
-/// The folders, a search, a mail written to a file, a flag, a move, the other folder.
+/// The folders, a search, a mail written to a file, a flag, a move; then a local file, whose mail
+/// goes to the other folder.
 const S_NAIL_COMMANDS: &str = "\
 folders
 from @subject@\"difficult 3\"
 copy 2 mbox
 flag 2
 move 3 +Archive
+file letters
+copy 1 +Archive
 quit
 ";
 
@@ -77,7 +81,7 @@ fn s_nail(way: &Account<'_>, folder: &Path) -> String {
 }
 
 #[test]
-fn s_nail_lists_finds_copies_flags_and_moves() {
+fn s_nail_lists_finds_copies_flags_moves_and_appends() {
     on_dovecot_and_cyrus(|shard| {
         let user = resident(shard, "s-nail");
         let mails = difficult_mails();
@@ -85,6 +89,10 @@ fn s_nail_lists_finds_copies_flags_and_moves() {
         user.put(&mails);
         let way = if shard == "north" { user.starttls() } else { user.implicit() };
         let folder = temporary_folder("s-nail");
+        let letter = mail("written here");
+        let head = b"From sender@example.test Mon Mar  2 10:00:00 2026\n";
+        let mbox = [&head[..], &with_bare_line_ends(&letter), b"\n"];
+        std::fs::write(folder.path().join("letters"), mbox.concat()).unwrap();
         let said = s_nail(&way, folder.path());
         assert!(said.contains("Archive\n") && said.contains("difficult 3"), "{said}");
         assert!(!said.contains("difficult 4"), "{said}");
@@ -95,6 +103,9 @@ fn s_nail_lists_finds_copies_flags_and_moves() {
             "{copied}"
         );
         assert_moved_and_flagged(&user, &mails);
+        // The blank line that ends a mail in such a file goes along.
+        let appended = [&letter[..], b"\r\n"].concat();
+        user.assert_holds("Archive", &[(&mails[2], ""), (&appended, "")]);
     });
 }
 
@@ -140,6 +151,7 @@ fn alpine_reads_finds_flags_moves_and_appends() {
             .env("TERM", "xterm")
             .env("SSL_CERT_FILE", way.security.ca().unwrap()));
         assert_moved_and_flagged(&user, &mails);
+        user.assert_holds("Archive", &[(&mails[2], "")]);
         let mut client = user.direct_client();
         assert!(client.command_ok("EXAMINE Drafts").text().contains("* 1 EXISTS"));
         let draft = String::from_utf8(client.fetch_mail(1)).unwrap();

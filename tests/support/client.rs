@@ -139,6 +139,25 @@ impl Client {
         }
     }
 
+    /// Reads until lines came that begin so, in this order, and gives all that was read,
+    /// each line with its literals; only untagged lines may come between them.
+    pub fn expect_in_order(&mut self, starts: &[&str]) -> Vec<String> {
+        let mut lines = Vec::new();
+        for start in starts {
+            loop {
+                let line = self.read_with_literals();
+                let line = String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned();
+                let found = line.starts_with(start);
+                assert!(found || line.starts_with("* "), "expected {start:?}, got {line:?}");
+                lines.push(line);
+                if found {
+                    break;
+                }
+            }
+        }
+        lines
+    }
+
     /// Reads exactly so many bytes.
     pub fn read_exactly(&mut self, bytes: usize) -> Vec<u8> {
         self.wire.read_exactly(bytes).unwrap()

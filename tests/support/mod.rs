@@ -20,6 +20,7 @@ pub mod authorization;
 pub mod backend;
 pub mod client;
 pub mod clock;
+pub mod conversation;
 pub mod cyrus;
 pub mod databases;
 pub mod dnsmasq;
