@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::control::{ApplyError, Control, Foundation, LoadError, RunTime, follow_rules};
 use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
+use crate::names::UserName;
 use crate::net::resolve::Resolver;
 use crate::net::sockets;
 use crate::proxy::registry::Registry;
@@ -83,7 +84,8 @@ pub async fn serve(path: &Path) -> Result<(), StartError> {
     let resolver = resolver.map_err(ApplyError::from)?;
     let socket = config.admin.socket.as_deref().map(AdminSocket::bind).transpose()?;
     let overrides = Arc::new(Overrides::default());
-    follow_rules(&store, &config.routing).await.map_err(ApplyError::from)?;
+    let shown = |user: &UserName| telemetry.user(user);
+    follow_rules(&store, &config.routing, shown).await.map_err(ApplyError::from)?;
     let run_time = RunTime::load(store.clone(), Arc::clone(&overrides)).await?;
     let pins = Arc::clone(&overrides);
     let maps = Maps::new(&config.store.path, Arc::clone(&metrics));

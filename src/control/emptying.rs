@@ -43,8 +43,12 @@ impl Control {
     /// A backend takes users again: its sessions stay, but those whose turn has come.
     pub(super) async fn refill(&self, name: &BackendId) {
         let mut orders = self.emptying.lock().await;
-        next_number(&mut orders, name);
-        self.withdraw(name).await;
+        let backend = self.shared.snapshot.load().upstreams.backend(name);
+        // A later order may have taken its users away again meanwhile.
+        if backend.is_none_or(|backend| takes_users(backend.admin_state())) {
+            next_number(&mut orders, name);
+            self.withdraw(name).await;
+        }
     }
 
     /// Gives the order to the sessions that are there, and says when to look again, where that

@@ -137,7 +137,8 @@ impl Fences {
         backend.metrics.fenced(result.as_ref().map_or_else(HookError::reason, |()| "ok"));
         // One that is back has its users again, and may have new sessions.
         let outage = self.outages.get_mut(backend.name());
-        let Some(outage) = outage.filter(|outage| outage.number == run.outage) else {
+        let own = |outage: &&mut Outage| outage.number == run.outage && backend.is_down();
+        let Some(outage) = outage.filter(own) else {
             tracing::warn!(backend = %backend.name(), "a fence of an earlier outage has ended");
             return;
         };

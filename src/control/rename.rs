@@ -1,16 +1,22 @@
 //! What the store says of users by name, after a restart that changed the rules for names.
 
 use crate::config::Routing;
+use crate::names::UserName;
 use crate::routing::name;
 use crate::routing::overrides;
 use crate::store::{Change, Compare, Outcome, StoreError, TopologyStore, Txn};
 
 /// Gives pins and blocks the names that the present rules make of theirs: by the former ones no
 /// login would find them, and nobody could take them back. One that stands there already wins.
+/// `shown` is how the log names a user.
 ///
 /// # Errors
 /// Where the store cannot be read or written.
-pub async fn follow_rules(store: &impl TopologyStore, routing: &Routing) -> Result<(), StoreError> {
+pub async fn follow_rules(
+    store: &impl TopologyStore,
+    routing: &Routing,
+    shown: impl Fn(&UserName) -> String,
+) -> Result<(), StoreError> {
     let snapshot = store.snapshot().await?;
     for (key, row) in &snapshot.view {
         let Some((kind, user)) = overrides::split_key(key) else { continue };
@@ -18,7 +24,8 @@ pub async fn follow_rules(store: &impl TopologyStore, routing: &Routing) -> Resu
             Ok(present) if present.as_str() == user => continue,
             Ok(present) => present,
             Err(error) => {
-                tracing::warn!(key, %error, "a pin or block of no user's name; it has no effect");
+                let user = shown(&UserName::new(user));
+                tracing::warn!(user, %error, "a pin or block of no user's name has no effect");
                 continue;
             }
         };
@@ -31,7 +38,8 @@ pub async fn follow_rules(store: &impl TopologyStore, routing: &Routing) -> Resu
         }
         match store.txn(Txn { compares, changes }).await? {
             Outcome::Committed(_) => {
-                tracing::warn!(key, renamed, "a pin or block follows the rules for names");
+                let user = shown(&present);
+                tracing::warn!(user, "a pin or block follows the rules for names");
             }
             // Of somebody else, who follows them too.
             Outcome::Conflict | Outcome::Unknown => {}
@@ -44,7 +52,7 @@ pub async fn follow_rules(store: &impl TopologyStore, routing: &Routing) -> Resu
 mod tests {
     use super::*;
     use crate::config::Canonical;
-    use crate::names::{ShardId, UserName};
+    use crate::names::ShardId;
     use crate::store::EmbeddedStore;
 
     #[tokio::test]
@@ -65,7 +73,7 @@ mod tests {
         assert!(matches!(written, Outcome::Committed(_)));
         let rules = Routing::of_names(Canonical::Lowercase, Some("example.org".to_owned()));
         for _ in 0..2 {
-            follow_rules(&store, &rules).await.unwrap();
+            follow_rules(&store, &rules, UserName::to_string).await.unwrap();
             let keys: Vec<String> = store.snapshot().await.unwrap().view.into_keys().collect();
             let kim = "kim@example.org";
             assert_eq!(

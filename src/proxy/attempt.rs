@@ -297,6 +297,7 @@ impl Attempt<'_> {
                 return Err(self.lost(&way.referred_by, "the user has sessions elsewhere"));
             }
             untried.retain(|name| name != backend.name());
+            signing::check_leg(way.route.login.as_ref(), &backend)?;
             if backend.admin_state() == AdminState::Down {
                 follows = followed(follows)?;
                 leave_disabled(&mut reservation, &untried)?;

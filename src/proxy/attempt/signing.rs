@@ -3,15 +3,30 @@
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
+use crate::config::TlsMode;
 use crate::names::UserName;
 use crate::proxy::attempt::{Attempt, BLOCKED, Failure};
 use crate::routing::query::Login;
 use crate::sasl::{Credentials, Proof, plain};
 use crate::session::answer::Answer;
+use crate::upstream::backends::Backend;
 use crate::upstream::login::LOGIN_MESSAGE_BYTES_MAX;
 
 /// The longest that a login waits because a lookup says so.
 const DELAY_MAX: Duration = Duration::from_secs(30);
+
+/// A password that is not the client's own, as an HTTP server may give one, goes over no leg in
+/// clear text but loopback, whichever way the login came to that backend.
+pub(super) fn check_leg(login: Option<&Login>, backend: &Backend) -> Result<(), Failure> {
+    let foreign = login.is_some_and(|login| login.password.is_some());
+    if foreign && backend.config.tls == TlsMode::None {
+        let addresses = backend.addresses.current();
+        if addresses.is_empty() || !addresses.iter().all(|address| address.ip().is_loopback()) {
+            return Err(Failure::new(Answer::Unavailable, "clear_text_backend"));
+        }
+    }
+    Ok(())
+}
 
 impl Attempt<'_> {
     /// Right before anything of the login is given to a backend, when the registry has it as
@@ -97,10 +112,18 @@ fn renamed(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
     use tokio::time::Instant;
 
     use super::*;
+    use crate::config::Config;
+    use crate::metrics::Metrics;
+    use crate::names::BackendId;
     use crate::names::Secret;
+    use crate::net::resolve::Resolver;
+    use crate::upstream::backends::Upstreams;
 
     fn sent(authzid: Option<&str>, user: &str) -> Proof {
         Proof::Credentials(Credentials {
@@ -137,6 +160,32 @@ mod tests {
         assert_eq!(credentials.authzid, None);
         assert_eq!(credentials.user, b"vmail");
         assert_eq!(credentials.password.expose(), b"s3");
+    }
+
+    #[tokio::test]
+    async fn a_foreign_password_goes_over_tls_or_loopback_alone() {
+        let text = "\
+listeners: [ { name: c, address: \"127.0.0.1:1\", tls: none } ]
+shards: { s: { kind: shared, backends: [
+  { name: far, address: \"192.0.2.1:143\", tls: none },
+  { name: near, address: \"127.0.0.1:143\", tls: none },
+  { name: secure, address: \"192.0.2.1:993\", tls: implicit } ] } }
+routing: { lookups: [ { shard: s } ] }
+store: { path: /nowhere }
+";
+        let config = Config::parse(Path::new("test.yaml"), text).unwrap();
+        let metrics = Metrics::register().unwrap();
+        let resolver =
+            Resolver::with_ask(Arc::clone(&metrics), |_| Box::pin(std::future::pending()));
+        let upstreams =
+            Upstreams::build(&config, &Upstreams::default(), &resolver, &metrics).unwrap();
+        let (own, foreign) = (login("bob", None), login("vmail", Some("s3")));
+        let may = |name: &str, login| {
+            check_leg(login, &upstreams.backend(&BackendId::new(name)).unwrap()).is_ok()
+        };
+        assert!(may("near", Some(&foreign)) && may("secure", Some(&foreign)));
+        assert!(!may("far", Some(&foreign)));
+        assert!(may("far", Some(&own)) && may("far", None));
     }
 
     #[tokio::test(start_paused = true)]

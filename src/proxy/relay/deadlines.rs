@@ -66,10 +66,11 @@ impl Relay {
     fn look_at_upstream(&mut self, now: Instant) {
         let hidden = !self.to_client.is_clear() && self.upstream.reading == Reading::Open;
         self.next_look = hidden.then(|| now + STALL_LOOK);
-        let Some(end) = self.upstream.stream.hang_up().filter(|_| hidden && self.live.is_some())
-        else {
+        if !hidden || self.live.is_none() {
             return;
-        };
+        }
+        // Behind that, for it takes the socket's error away.
+        let Some(end) = self.upstream.stream.hang_up() else { return };
         if let Err(error) = &end {
             self.note_upstream_error(error);
         }

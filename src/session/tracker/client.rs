@@ -338,6 +338,8 @@ impl<S: Sink> ClientRun<'_, '_, S> {
 
     fn line(&mut self) -> Result<(), ClientError> {
         let rest = self.input.get(self.at..).unwrap_or_default();
+        // Only the line's end may follow what an early `+` was for.
+        self.side.early &= matches!(rest, [] | [b'\r' | b'\n', ..]);
         let before = self.side.line;
         let scanned = self.side.line.scan(rest).and_then(|scan| self.accepts(scan));
         match scanned {
@@ -350,10 +352,7 @@ impl<S: Sink> ClientRun<'_, '_, S> {
                 self.take(at)?;
                 Err(error)
             }
-            Ok(Scan::More) => {
-                self.side.early &= self.side.line.announces();
-                self.take(rest.len())
-            }
+            Ok(Scan::More) => self.take(rest.len()),
             Ok(Scan::End { len, literal }) => {
                 self.take(len)?;
                 match literal {

@@ -69,6 +69,9 @@ fn transcripts() -> Vec<Vec<Step>> {
             s("b OK\r\nx BAD\r\nx BAD\r\n"),
         ],
         vec![c("a NOOP\r\n".repeat(TIMED_MAX) + "b IDLE\r\nc NOOP\r\n")],
+        vec![c("a APPEND x {5}"), s("+ OK\r\n"), c("\r\nhello\r\nb NOOP\r\n")],
+        vec![c("a APPEND x {5}\r"), s("+ OK\r\n"), c("\nhello\r\nb NOOP\r\n")],
+        vec![c("a APPEND x {5}"), s("+ OK\r\n"), c("x {5}\r\nhello\r\nb NOOP\r\n")],
     ]
 }
 
