@@ -111,7 +111,7 @@ pub struct Foundation {
     pub resolver: Resolver,
     /// The embedded store.
     pub store: EmbeddedStore,
-    /// Pins, before all lookups.
+    /// Pins, which decide the shard whatever the lookups say.
     pub overrides: Arc<Overrides>,
     /// The users maps that are open.
     pub maps: Maps,

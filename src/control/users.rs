@@ -17,8 +17,8 @@ impl Control {
         Ok(name::canonical(&snapshot.config.routing, typed.as_bytes())?)
     }
 
-    /// Pins a user to a shard, before all lookups; `None` ends that. Sessions stay where they
-    /// are, and logins join them as long as there are any.
+    /// Pins a user to a shard, whatever the lookups say; `None` ends that. Sessions stay where
+    /// they are, and logins join them as long as there are any.
     ///
     /// # Errors
     /// Among others a shard that is not configured.

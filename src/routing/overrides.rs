@@ -1,5 +1,5 @@
-//! What operators said of single users at run time: pins (a user's shard, before all
-//! lookups) and blocks. Kept in the store, and here in memory for the logins.
+//! What operators said of single users at run time: pins (a user's shard, whatever
+//! the lookups say) and blocks. Kept in the store, and here in memory for the logins.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;

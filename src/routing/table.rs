@@ -292,7 +292,7 @@ impl Table {
         Ok(Self { pins: Arc::default(), links, shards, resolver, generation })
     }
 
-    /// The same table with these pins before its lookups.
+    /// The same table with these pins.
     #[must_use]
     pub fn with_pins(self, pins: Arc<Overrides>) -> Self {
         Self { pins, ..self }
