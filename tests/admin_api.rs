@@ -236,17 +236,20 @@ fn each_change_leaves_one_line_that_says_who_what_and_the_result() {
 fn a_change_is_carried_out_though_its_caller_went_away() {
     let backend = Backend::ordinary();
     let proxy = start(&backend);
-    let body = r#"{"user":"anna"}"#;
-    let request = format!(
-        "POST /api/v1/block HTTP/1.1\r\nHost: l\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let mut socket = std::os::unix::net::UnixStream::connect(proxy.socket()).unwrap();
-    std::io::Write::write_all(&mut socket, request.as_bytes()).unwrap();
-    drop(socket);
-    proxy.wait_for_log("call=block result=done user=anna");
-    assert_eq!(status_of(&proxy, "blocked"), 1);
+    // Many, because it takes some luck that the end is seen before the call is under way.
+    for turn in 1..=50 {
+        let body = format!(r#"{{"user":"anna{turn}"}}"#);
+        let request = format!(
+            "POST /api/v1/block HTTP/1.1\r\nHost: l\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut socket = std::os::unix::net::UnixStream::connect(proxy.socket()).unwrap();
+        std::io::Write::write_all(&mut socket, request.as_bytes()).unwrap();
+        drop(socket);
+        proxy.wait_for_log(&format!("call=block result=done user=anna{turn}"));
+    }
+    assert_eq!(status_of(&proxy, "blocked"), 50);
 }
 
 #[test]

@@ -168,6 +168,9 @@ async fn answer(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
+        // A caller that has sent its whole call and hangs up, or ends its side only, has made
+        // it: otherwise whether it is carried out would depend on when its end is seen.
+        .half_close(true)
         .keep_alive(false);
     let connection =
         builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
