@@ -121,6 +121,29 @@ fn a_check_that_greets_does_not_see_that_logins_hang_and_one_that_connects_sees_
     assert_eq!(metrics.count("pointsman_backend_checks_total", &[("backend", "b3")]), 0);
 }
 
+/// That the proxy cannot read the file of its own test user says nothing of a backend: it is
+/// neither taken for down nor, by a fence, switched off.
+#[test]
+fn a_test_user_whose_password_cannot_be_read_leaves_the_backend_up() {
+    let backend = Backend::ordinary();
+    let folder = support::temporary_folder("password");
+    let file = folder.path().join("checker");
+    std::fs::write(&file, "checks\n").unwrap();
+    let login = format!(
+        "{OFTEN}, mode: login, user: checker, password: \"file:{}\", fall: 2",
+        file.display()
+    );
+    let proxy = start(&login, &[&backend]);
+    wait_for_checks(&proxy, "b0", "ok", 2);
+    std::fs::remove_file(&file).unwrap();
+    wait_for_checks(&proxy, "b0", "password", 5);
+    assert!(is_up(&proxy.metrics(), "b0"));
+    proxy.wait_for_log("the test user's password cannot be read");
+    std::fs::write(&file, "checks\n").unwrap();
+    wait_for_checks(&proxy, "b0", "ok", 2);
+    assert!(!proxy.log().contains("the backend is down"), "{}", proxy.log());
+}
+
 const GOOD: u8 = 0;
 const BAD: u8 = 1;
 const TWO_BAD_ONE_GOOD: u8 = 2;

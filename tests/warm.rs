@@ -266,6 +266,25 @@ fn a_server_that_is_away_is_not_dialled_all_the_time() {
     assert!(backend.connections() <= 10, "{}", backend.connections());
 }
 
+/// Connections made ahead may fail hours apart: where a backend is checked, those checks say
+/// whether it is down.
+#[test]
+fn failures_ahead_do_not_add_up_to_a_backend_that_is_down() {
+    let backend = Backend::start(Opening::clear(), |peer| peer.send("* BYE not now\r\n"));
+    let proxy = Pointsman::start(&AUTHORITY, |places| {
+        let hurry = "upstream: { skip_failed: 0s }\n";
+        let settings = "tls: none, warm_connections: 1, \
+                        check: { mode: connect, interval: 1h, fall: 2 }";
+        places.head() + hurry + &shard(backend.address(), settings)
+    });
+    proxy.wait_for_metrics("some failures", |now| {
+        now.sum("pointsman_backend_failures_total", &[("backend", "b")]) >= 3.0
+    });
+    let metrics = proxy.metrics();
+    assert_eq!(metrics.count("pointsman_backend_up", &[("backend", "b")]), 1);
+    assert!(!proxy.log().contains("the backend is down"), "{}", proxy.log());
+}
+
 #[test]
 fn connections_come_from_the_source_addresses_in_turn_and_one_that_is_missing_is_passed_over() {
     let peers = Arc::new(Mutex::new(Vec::new()));
