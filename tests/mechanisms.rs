@@ -59,13 +59,12 @@ fn shard(name: &str, backend: &Backend) -> String {
 }
 
 fn start_with(backend: &Backend, limits: &str) -> Pointsman {
-    Pointsman::start(&AUTHORITY, |places| {
-        let head = head(places, limits);
-        format!(
-            "{head}shards:\n{}routing: {{ lookups: [ {{ shard: s }} ] }}\n",
-            shard("s", backend)
-        )
-    })
+    Pointsman::start(&AUTHORITY, |places| configuration(places, backend, limits))
+}
+
+fn configuration(places: &Places, backend: &Backend, limits: &str) -> String {
+    let (head, shard) = (head(places, limits), shard("s", backend));
+    format!("{head}shards:\n{shard}routing: {{ lookups: [ {{ shard: s }} ] }}\n")
 }
 
 fn start(backend: &Backend) -> Pointsman {
@@ -444,8 +443,11 @@ fn b23_bad_base64_harms_none_of_a_hundred_logins_beside_it() {
         peer.send(IN.replace("{tag}", &tag))?;
         Ordinary::new().serve(peer)
     });
-    let proxy =
-        start_with(&backend, "exempt: [127.0.0.0/8], sessions_per_user: 500, syntax_errors: 1000");
+    let proxy = Pointsman::start(&AUTHORITY, |places| {
+        let limits = "exempt: [127.0.0.0/8], sessions_per_user: 500, syntax_errors: 1000";
+        // So many at once may take their time.
+        configuration(places, &backend, limits).replace(HURRY, "")
+    });
     let (begun, all_begun) = mpsc::channel();
     let (gate, over) = (Mutex::new(()), AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -554,6 +556,9 @@ fn b54_a_backend_that_cannot_finish_the_mechanism_is_a_fault_and_told_once() {
             begin(&mut client, "SCRAM-SHA-256", FIRST, true);
             client.expect("a NO [SERVERBUG]");
         }
+        wait_until("the log tells all three", || {
+            (proxy.log().matches("login failed").count() == 3).then_some(())
+        });
         assert_eq!(proxy.log().matches(text).count(), 1, "{}", proxy.log());
         assert_eq!(backend.connections(), 3);
         let text = backend.received_text(0);

@@ -119,7 +119,7 @@ impl Scene {
 
 /// Answers logins late.
 fn slow() -> Backend {
-    Ordinary::new().delay("AUTHENTICATE", Duration::from_millis(500)).start()
+    Ordinary::new().delay("AUTHENTICATE", Duration::from_secs(3)).start()
 }
 
 /// Passwords choose the backend's answer.
@@ -443,7 +443,7 @@ fn the_clients_time_is_without_the_logins_before_it() {
         assert!(client.try_login("anna", "NO wrong").status.starts_with("NO [AUTH"));
     }
     let spent = seconds_of(&scene.proxy.metrics(), "client");
-    assert!(spent < 1.0, "{spent} s");
+    assert!(spent < 1.9, "{spent} s");
 }
 
 /// What went out before a session was cut off in the middle of a write is counted.

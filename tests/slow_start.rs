@@ -151,8 +151,8 @@ fn come_back(users: &mut Users) -> Scene {
         proxy.logged_in(&user, "secret").logout();
         assert!(steady.users().contains(&user), "{user}");
     }
-    let back = Ordinary::new().start_at(first.port());
     let mut before = Instant::now();
+    let back = Ordinary::new().start_at(first.port());
     wait_until("it is up again", || {
         let now = Instant::now();
         let up = is_up(&proxy);

@@ -39,7 +39,7 @@ fn dovecot_serves_clear_text_tls_and_starttls_and_checks_passwords() {
     implicit.login(ANNA.0, ANNA.1);
     assert!(implicit.command_ok("SELECT INBOX").text().contains("* 1 EXISTS"));
     assert_eq!(implicit.fetch_mail(1), mail("first"));
-    assert_eq!(dovecot.who(), ["anna", "anna"]);
+    wait_until("both are known", || (dovecot.who() == ["anna", "anna"]).then_some(()));
     implicit.logout();
 
     let mut starttls = Client::clear(dovecot.imap());
@@ -176,7 +176,7 @@ fn curl_verifies_the_certificate_of_dovecot() {
     std::fs::write(&ca, authority.pem()).unwrap();
     let url = format!("imaps://localhost:{}/INBOX;MAILINDEX=1", dovecot.imaps().port());
     let text = run(Command::new("curl")
-        .args(["-sS", "--max-time", "10", "-u", "anna:anna-secret", "--cacert"])
+        .args(["-sS", "--max-time", "60", "-u", "anna:anna-secret", "--cacert"])
         .arg(&ca)
         .arg(url));
     assert_eq!(text, mail("by TLS"));

@@ -57,10 +57,12 @@ fn looks(proxy: &Pointsman, result: &str) -> f64 {
 
 #[test]
 fn a_login_does_not_wait_for_the_greeting_of_a_warm_connection() {
-    // Below `upstream.connect_timeout`.
     let slow = Duration::from_secs(4);
     let backend = Ordinary::new().delay("GREETING", slow).start();
-    let proxy = start(backend.address(), "tls: none, warm_connections: 2");
+    let proxy = Pointsman::start(&AUTHORITY, |places| {
+        let patient = "upstream: { connect_timeout: 12s }\n";
+        places.head() + patient + &shard(backend.address(), "tls: none, warm_connections: 2")
+    });
     wait_for_warm(&proxy, 2);
     for _ in 0..2 {
         let mut client = proxy.client();
@@ -223,7 +225,8 @@ fn a_reload_that_leaves_a_backend_as_it_is_keeps_its_warm_connections() {
     proxy.logged_in("anna", "secret").logout();
     assert!((looks(&proxy, "hit") - 1.0).abs() < 0.5);
     assert!(backend.logins()[0].connection < 3, "one of the first three");
-    assert!(backend.connections() <= 4, "{}", backend.connections());
+    // One to take its place, and one that the reload may have cut short.
+    assert!(backend.connections() <= 5, "{}", backend.connections());
 }
 
 /// Nobody can tell a connection over which nothing comes from one that waits: the first login
@@ -240,7 +243,7 @@ fn one_that_fell_silent_discredits_the_others() {
     });
     let settings = "tls: none, warm_connections: 2, warm_age_max: 30m";
     let proxy = Pointsman::start(&AUTHORITY, |places| {
-        let hurry = "upstream: { connect_timeout: 1s, login_timeout: 1s }\n";
+        let hurry = "upstream: { connect_timeout: 4s, login_timeout: 4s }\n";
         places.head() + hurry + &shard(backend.address(), settings)
     });
     wait_for_warm(&proxy, 2);

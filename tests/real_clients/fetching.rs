@@ -48,7 +48,7 @@ received = false
 /// their time.
 const SLOW_CHILDREN: &str = "\
 import os, time
-os.register_at_fork(after_in_child=lambda: time.sleep(0.3))
+os.register_at_fork(after_in_child=lambda: time.sleep(1))
 ";
 
 /// The mails without their heads, to which getmail adds lines of its own, sorted.

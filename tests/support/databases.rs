@@ -103,9 +103,11 @@ impl DatabaseServer {
         let name = format!("{name} on {address}");
         let mut process = Process::start(&name, command, &folder.path().join("log"));
         process.wait_for_port(address);
-        if kind == Kind::Postgres {
-            process.wait_for_log("ready to accept connections");
-        }
+        // Its port may be open before the socket in its folder is.
+        process.wait_for_log(match kind {
+            Kind::Postgres => "ready to accept connections",
+            Kind::MariaDb => "ready for connections",
+        });
         Self { process, address, kind, folder }
     }
 
