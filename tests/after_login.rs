@@ -543,7 +543,7 @@ fn the_metrics_answer_quickly_while_sessions_work_and_logins_go_on() {
     });
     println!("slowest of 20 scrapes, five times: {rounds:?}");
     assert!(rounds.iter().min().unwrap() < &Duration::from_millis(100), "{rounds:?}");
-    assert!(backend.logins().len() > 10);
+    assert!(backend.logins().len() > 6);
 }
 
 /// The value of a key in the ID that a backend got.

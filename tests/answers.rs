@@ -44,7 +44,7 @@ fn limited(places: &Places, limits: &str) -> String {
 }
 
 /// Short waits, for backends that say nothing.
-const HURRY: &str = "upstream: { connect_timeout: 400ms, login_timeout: 1s, skip_failed: 50ms }\n";
+const HURRY: &str = "upstream: { connect_timeout: 1s, login_timeout: 1s, skip_failed: 50ms }\n";
 
 /// Passwords choose the backend's answer: it is what stands behind `tag `.
 fn by_password() -> Backend {
@@ -336,7 +336,7 @@ fn an_unknown_user_and_a_wrong_password_are_the_same_to_a_client() {
     let proxy = Pointsman::start(&AUTHORITY, |places| {
         std::fs::write(places.file("users"), "anna s\n").unwrap();
         let users = format!("users: {{ file: \"{}\" }}", places.file("users").display());
-        limited(places, "failed_login_delay: 700ms")
+        limited(places, "failed_login_delay: 1s")
             + &clear(&backend).replace("shard: s }", &(users + " }"))
     });
     let mut answers = Vec::new();
@@ -351,8 +351,8 @@ fn an_unknown_user_and_a_wrong_password_are_the_same_to_a_client() {
         let watch = Stopwatch::start();
         answers.push(client.try_login(user, password).status);
         let took = watch.elapsed();
-        assert!(took >= Duration::from_millis(700), "{user}: {took:?}");
-        assert!(took < Duration::from_millis(1_500), "{user}: {took:?}");
+        assert!(took >= Duration::from_secs(1), "{user}: {took:?}");
+        assert!(took < Duration::from_secs(3), "{user}: {took:?}");
     }
     answers.dedup();
     assert_eq!(answers, ["NO [AUTHENTICATIONFAILED] Authentication failed."]);
@@ -361,7 +361,7 @@ fn an_unknown_user_and_a_wrong_password_are_the_same_to_a_client() {
     let mut client = proxy.client();
     assert!(client.try_login("anna", "NO [LIMIT] Too many.").status.starts_with("NO [LIMIT]"));
     client.login("anna", "OK in");
-    assert!(watch.elapsed() < Duration::from_millis(500), "{:?}", watch.elapsed());
+    assert!(watch.elapsed() < Duration::from_secs(1), "{:?}", watch.elapsed());
     assert_eq!(backend.users(), ["anna"; 4]);
 }
 
@@ -528,11 +528,11 @@ fn b09_a_login_in_clear_text_is_refused_before_a_backend_sees_it() {
 fn the_login_deadline_is_absolute() {
     let backend = Backend::ordinary();
     let proxy = Pointsman::start(&AUTHORITY, |places| {
-        limited(places, "login_deadline: 1200ms") + &clear(&backend)
+        limited(places, "login_deadline: 2s") + &clear(&backend)
     });
+    let watch = Stopwatch::start();
     let mut quiet = proxy.client();
     let mut busy = proxy.client();
-    let watch = Stopwatch::start();
     let bye = loop {
         busy.send("x NOOP\r\n");
         let line = busy.read_line();
@@ -540,11 +540,11 @@ fn the_login_deadline_is_absolute() {
             break line;
         }
         assert!(line.starts_with("x OK"), "{line}");
-        assert!(watch.elapsed() < Duration::from_secs(4), "still there");
+        assert!(watch.elapsed() < Duration::from_secs(8), "still there");
         std::thread::sleep(Duration::from_millis(50));
     };
     let took = watch.elapsed();
-    assert!(took > Duration::from_millis(900) && took < Duration::from_secs(2), "{took:?}");
+    assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(4), "{took:?}");
     assert!(bye.starts_with("* BYE [UNAVAILABLE]"), "{bye}");
     quiet.expect("* BYE [UNAVAILABLE]");
     quiet.expect_end();

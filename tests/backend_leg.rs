@@ -30,7 +30,7 @@ use support::{Stopwatch, wait_until};
 
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
 
-const HURRY: &str = "upstream: { connect_timeout: 400ms, login_timeout: 2s, skip_failed: 100ms }\n";
+const HURRY: &str = "upstream: { connect_timeout: 1s, login_timeout: 2s, skip_failed: 100ms }\n";
 const EVERYBODY: &str = "routing: { lookups: [ { shard: s } ] }\n";
 
 /// Backends in one shard, each written `address, settings`.
@@ -635,7 +635,7 @@ fn a_silent_backend_costs_its_timeout_and_the_next_is_used() {
     let watch = Stopwatch::start();
     assert!(try_login(&proxy).starts_with("OK"));
     let took = watch.elapsed();
-    assert!(took >= Duration::from_millis(400) && took < Duration::from_millis(1_500), "{took:?}");
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(5), "{took:?}");
     assert_eq!((silent.connections(), second.connections()), (1, 1));
     wait_until("it is counted", || (failures(&proxy, "timeout") > 0.5).then_some(()));
     silent.wait_until_empty();
@@ -662,7 +662,7 @@ fn a_backend_that_answers_no_syn_costs_its_timeout_and_the_next_is_used() {
     });
     let watch = Stopwatch::start();
     assert!(try_login(&proxy).starts_with("OK"));
-    assert!(watch.elapsed() < Duration::from_millis(1_500), "{:?}", watch.elapsed());
+    assert!(watch.elapsed() < Duration::from_secs(5), "{:?}", watch.elapsed());
     wait_until("it is counted", || (failures(&proxy, "timeout") > 0.5).then_some(()));
 }
 
@@ -684,14 +684,13 @@ fn connect_tries_end_at_their_number_and_their_time() {
     let silent = || Backend::start(Opening::clear(), Conversation::hang);
     let backends = [silent(), silent(), silent(), silent()];
     let proxy = Pointsman::start(&AUTHORITY, |places| {
-        let upstream =
-            "upstream: { connect_timeout: 200ms, login_timeout: 5s, connect_tries: 2 }\n";
+        let upstream = "upstream: { connect_timeout: 1s, login_timeout: 8s, connect_tries: 2 }\n";
         let list: Vec<&Backend> = backends.iter().collect();
         places.head() + upstream + &shard("primary", &clear(&list))
     });
     let watch = Stopwatch::start();
     assert_unavailable(&proxy);
-    assert!(watch.elapsed() < Duration::from_millis(1_500));
+    assert!(watch.elapsed() < Duration::from_secs(5));
     let tried: Vec<usize> = backends.iter().map(Backend::connections).collect();
     assert_eq!(tried, [1, 1, 0, 0]);
 }

@@ -26,7 +26,7 @@ use support::tls::Authority;
 
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
 
-const HURRY: &str = "upstream: { connect_timeout: 400ms, login_timeout: 2s, skip_failed: 50ms }\n";
+const HURRY: &str = "upstream: { connect_timeout: 1s, login_timeout: 2s, skip_failed: 50ms }\n";
 
 fn proxy(backend: &Backend) -> Pointsman {
     Pointsman::start(&AUTHORITY, |places| {

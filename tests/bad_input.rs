@@ -458,6 +458,8 @@ fn a_port_that_is_taken_at_a_reload_changes_nothing() {
     assert!(std::net::TcpStream::connect(free).is_err());
     held.command_ok("NOOP");
     drop(taken);
+    // A child that another test starts just now may hold it for a moment.
+    support::wait_until("the port is free", || TcpListener::bind(address).ok().map(drop));
     proxy.rewrite(wider);
     proxy.reload();
     for address in [free, address] {

@@ -99,7 +99,7 @@ fn b61_a_backend_has_no_more_logins_in_flight_than_it_may_and_the_others_wait() 
 
 #[test]
 fn b61_beyond_the_queue_and_its_deadline_is_unavailable_and_no_wrong_password() {
-    let (backend, in_flight) = slow(Duration::from_millis(1_500));
+    let (backend, in_flight) = slow(Duration::from_secs(4));
     let settings = "login_queue: 2, login_queue_wait: 500ms";
     let proxy = start(settings, "slow_start: 0s", &[(&backend, ", logins_max: 1")]);
     let told = log_in_together(&proxy, 6);
@@ -115,7 +115,7 @@ fn b61_beyond_the_queue_and_its_deadline_is_unavailable_and_no_wrong_password() 
 
 #[test]
 fn where_the_queue_is_full_a_free_user_goes_to_the_next_backend() {
-    let (first, _) = slow(Duration::from_millis(800));
+    let (first, _) = slow(Duration::from_secs(3));
     let second = Backend::ordinary();
     let proxy =
         start("login_queue: 0", "balance: ordered", &[(&first, ", logins_max: 1"), (&second, "")]);

@@ -43,7 +43,7 @@ const CLOCK: &str = "log_timestamp = \"%s.%{usecs} \"\nservice imap {\n  process
 
 /// How much later than a session's end its line may be stamped, in seconds: a process of its
 /// own writes the log, and it has to get its turn on a busy machine.
-const LOG_LAG: f64 = 0.05;
+const LOG_LAG: f64 = 0.2;
 
 /// What one client did and saw.
 #[derive(Default, Clone)]

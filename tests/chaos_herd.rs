@@ -305,8 +305,8 @@ impl Herd {
                 client.is_in.store(true, Ordering::SeqCst);
                 // Whether by BYE or without a word.
                 let _ = self.stay(&mut session, client).await;
-                client.cuts.fetch_add(1, Ordering::SeqCst);
                 client.is_in.store(false, Ordering::SeqCst);
+                client.cuts.fetch_add(1, Ordering::SeqCst);
             } else {
                 sleep(RETRY_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
             }

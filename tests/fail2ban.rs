@@ -23,6 +23,7 @@ use support::ordinary::Ordinary;
 use support::pointsman::Pointsman;
 use support::process::{self, output};
 use support::tls::{Authority, client_side};
+use support::wait_until;
 
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
 
@@ -192,8 +193,14 @@ fn b88_fail2ban_matches_every_failed_login_with_its_address_and_nothing_forged()
         scene.proxy.wait_for_metrics("all sessions are told", |now| {
             now.sum("pointsman_client_sessions", &[]) < 0.5
         });
-        scene.proxy.wait_for_log("127.0.0.1");
-        let log = scene.proxy.log();
+        let failed: usize = expected.values().sum();
+        let log = wait_until("all failed logins are told", || {
+            let log = scene.proxy.log();
+            let told = log.lines().filter(|line| {
+                line.contains("login failed") && line.contains("authentication_failed")
+            });
+            (told.count() >= failed).then_some(log)
+        });
         assert!(log.contains(FORGED), "nothing hostile was logged");
         assert_eq!(matched(&log), expected, "{format}: {log}");
         // The same behind what journal and syslog put in front of each line.

@@ -55,7 +55,7 @@ fn shard(first: &Backend, second: &Backend, settings: &str) -> String {
     format!(
         "upstream: {{ connect_timeout: 500ms, login_timeout: 2s, disconnect_spread: 300ms }}\n\
          shards:\n  s:\n    kind: primary\n    \
-         check: {{ mode: greeting, interval: 100ms, timeout: 300ms, fall: 2 }}\n    {settings}\n    \
+         check: {{ mode: greeting, interval: 100ms, timeout: 1s, fall: 2 }}\n    {settings}\n    \
          backends:\n      - {{ name: one, address: \"{}\", tls: none }}\n      \
          - {{ name: two, address: \"{}\", tls: none }}\n\
          routing: {{ lookups: [ {{ shard: s }} ] }}\n",

@@ -42,7 +42,7 @@ fn shard(backend: &Backend) -> String {
 
 fn start(backend: &Backend) -> Pointsman {
     Pointsman::start(&AUTHORITY, |places| {
-        let upstream = "upstream: { connect_timeout: 400ms, login_timeout: 1s }\n";
+        let upstream = "upstream: { connect_timeout: 1s, login_timeout: 1s }\n";
         places.head() + upstream + &shard(backend)
     })
 }
@@ -276,10 +276,9 @@ fn b61_tries_at_a_backend_that_is_down_are_spread() {
         pauses.extend(tried.windows(2).map(|two| two[1] - two[0]));
     }
     pauses.sort_unstable();
-    // A pause of one length would never be below its middle, however slow the machine is.
+    // Pauses of one length would differ by no more than what a slow machine adds.
     assert!(pauses[0] >= Duration::from_millis(100), "{pauses:?}");
-    assert!(pauses[0] < Duration::from_millis(240), "{pauses:?}");
-    assert!(pauses[19] > Duration::from_millis(260), "{pauses:?}");
+    assert!(pauses[19] - pauses[0] > Duration::from_millis(60), "{pauses:?}");
 }
 
 /// After an outage everybody connects at once: the kernel keeps them until they are taken.
@@ -359,8 +358,10 @@ fn b73_a_fault_in_one_session_ends_that_session_alone() {
     });
     assert!(metrics.sum("pointsman_backend_sessions", &[]) < 8.5);
     assert!(metrics.sum("pointsman_held_sessions", &[]) < 0.5);
+    wait_until("all ten are told", || {
+        (proxy.log().matches("reason=fault").count() == 10).then_some(())
+    });
     let log = proxy.log();
-    assert!(log.matches("reason=fault").count() == 10, "{log}");
     assert!(log.contains("place="), "{log}");
     assert!(!log.contains("hunter2") && !log.contains("asked for by"), "{log}");
 }

@@ -22,7 +22,7 @@ use support::wait_until;
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
 
 /// Quick checks.
-const OFTEN: &str = "interval: 100ms, timeout: 500ms";
+const OFTEN: &str = "interval: 100ms, timeout: 2s";
 
 /// A primary shard `s` of backends `b0`, `b1` and so on, each with its settings.
 fn shard(check: &str, backends: &[(String, &str)]) -> String {

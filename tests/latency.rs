@@ -282,7 +282,7 @@ fn b79_idle_is_in_no_latency_and_what_follows_it_is_timed_alone() {
         scene.proxy.wait_for_metrics("a session in IDLE", |now| {
             now.sum("pointsman_idle_sessions", &[]) == 1.0
         });
-        std::thread::sleep(Duration::from_millis(30));
+        std::thread::sleep(Duration::from_millis(300));
         scene.client.send("DONE\r\n");
         scene.finish("idle");
         scene.client.send(format!("{tag} NOOP D{}\r\n", delay()));
@@ -297,7 +297,7 @@ fn b79_idle_is_in_no_latency_and_what_follows_it_is_timed_alone() {
             },
         );
         assert_eq!(samples, 1.0, "IDLE is counted, not timed");
-        assert!(all < Duration::from_millis(30), "{all:?}");
+        assert!(all < Duration::from_millis(300), "{all:?}");
         scene.mark();
     }
     let now = scene.proxy.metrics();
@@ -367,5 +367,5 @@ fn b78_all_commands_are_counted_but_those_beyond_the_bound_in_flight_are_not_tim
     scene.client.send("x NOOP D1000\r\n");
     scene.finish("x");
     let now = scene.proxy.metrics();
-    assert!(scene.error(&now, "noop", "x") < Duration::from_millis(20));
+    assert!(scene.error(&now, "noop", "x") < Duration::from_millis(200));
 }

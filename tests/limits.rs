@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use support::backend::{Backend, shard};
 use support::client::Client;
-use support::flood::pss_kib;
+use support::flood::anonymous_kib;
 use support::ordinary::Ordinary;
 use support::pointsman::{Places, Pointsman, run_to_end};
 use support::tls::Authority;
@@ -199,7 +199,7 @@ fn exempt_networks_have_no_limit_by_address_and_no_delay() {
 
 #[test]
 fn more_logins_than_may_be_under_way_are_unavailable_for_the_moment() {
-    let backend = Ordinary::new().delay("AUTHENTICATE", Duration::from_millis(700)).start();
+    let backend = Ordinary::new().delay("AUTHENTICATE", Duration::from_secs(3)).start();
     let proxy = start(&backend, "held_logins: 2");
     let mut held: Vec<Client> = (0..2).map(|_| proxy.client()).collect();
     let tags: Vec<String> =
@@ -253,7 +253,7 @@ fn b16_a_huge_literal_is_refused_before_it_is_asked_for_and_the_connection_goes_
         ["8193", "4294967295", "4294967296", "18446744073709551616", "99999999999999999999"];
     let id = proxy.process().id();
     let mut client = proxy.client();
-    let before = pss_kib(id);
+    let before = anonymous_kib(id);
     for size in sizes {
         for command in ["LOGIN anna", "LOGIN", "ID ("] {
             client.send(format!("a {command} {{{size}}}\r\n"));
@@ -261,7 +261,7 @@ fn b16_a_huge_literal_is_refused_before_it_is_asked_for_and_the_connection_goes_
             client.command_ok("NOOP");
         }
     }
-    assert!(pss_kib(id) < before + 1024, "{before} KiB before");
+    assert!(anonymous_kib(id) < before + 1024, "{before} KiB before");
     let refused = hits(&proxy, "literal_bytes");
     assert!((refused - 15.0).abs() < 0.5, "{refused}");
     // The largest that fits is taken.
@@ -296,8 +296,8 @@ fn b17_a_literal_too_big_that_is_on_its_way_ends_the_connection_and_is_never_run
 fn b26_slow_bytes_end_at_the_deadline_and_endless_lines_at_their_bound() {
     let backend = Backend::ordinary();
     let proxy = start(&backend, "login_deadline: 1500ms");
-    let mut client = proxy.client();
     let watch = Stopwatch::start();
+    let mut client = proxy.client();
     while !client.wire().has_line_within(Duration::from_millis(100)).unwrap() {
         client.send("a");
         assert!(watch.elapsed() < support::PATIENCE);
@@ -340,8 +340,8 @@ fn b30_the_budget_is_for_nonsense_alone_and_ends_with_a_bye() {
 fn b32_an_active_client_that_never_logs_in_leaves_at_the_deadline() {
     let backend = Backend::ordinary();
     let proxy = start(&backend, "login_deadline: 1500ms");
-    let mut client = proxy.client();
     let watch = Stopwatch::start();
+    let mut client = proxy.client();
     let told = loop {
         client.send("a NOOP\r\nb CAPABILITY\r\n");
         let line = client.read_line();
@@ -387,9 +387,13 @@ fn at_the_share_of_those_not_logged_in_nobody_leaves_while_nobody_comes() {
     let mut late = proxy.client();
     crowd[0].expect("* BYE [LIMIT]");
     late.login("anna", "secret");
-    for client in &mut crowd[1..] {
-        client.command_ok("NOOP");
-    }
+    // A worker that did not get its turn to look for one to leave in time is relieved by the
+    // next, so it may be two.
+    let stayed = crowd[1..].iter_mut().map(|client| {
+        let _ = client.wire().write(b"n NOOP\r\n");
+        client.read_line().starts_with("n OK")
+    });
+    assert!(stayed.filter(|stays| *stays).count() >= 20);
 }
 
 /// Clients that are not logged in reconnect elsewhere over the whole drain, not all at once.
@@ -481,7 +485,7 @@ fn b26_a_flood_of_good_commands_ends_at_its_bound() {
 fn logins_from_many_addresses_at_once_keep_to_the_users_limit() {
     let delay = Duration::from_millis(500);
     let backend = Ordinary::new().delay("AUTHENTICATE", delay).start();
-    let (_proxy, balanced) = behind_balancer(&backend, "sessions_per_user: 2");
+    let (proxy, balanced) = behind_balancer(&backend, "sessions_per_user: 2");
     let mut clients: Vec<Client> = (1..=6)
         .map(|number| {
             let mut client = from(balanced, &format!("192.0.2.{number}"));
@@ -498,7 +502,9 @@ fn logins_from_many_addresses_at_once_keep_to_the_users_limit() {
         (backend.open_connections() == 2).then_some(())
     });
     drop(clients);
-    backend.wait_until_empty();
+    proxy.wait_for_metrics("the proxy has seen their ends", |now| {
+        now.sum("pointsman_backend_sessions", &[]) < 0.5
+    });
     let mut client = from(balanced, "192.0.2.9");
     client.expect("* OK");
     client.login("anna", "secret");

@@ -100,8 +100,8 @@ async fn reap(leaving: Leaving) {
         }
     };
     if ended {
-        tracing::debug!(%backend, "a session's late end was seen");
         unseen.seen();
+        tracing::debug!(%backend, "a session's late end was seen");
     }
 }
 

@@ -120,11 +120,11 @@ fn the_next_server_is_asked_where_one_is_dead_or_hangs() {
     let hung = TcpListener::bind("127.0.0.1:0").unwrap();
     let hung_url = format!("ldap://{}", hung.local_addr().unwrap());
     let urls = format!("[ \"{hung_url}\", \"ldap://{}\" ]", slapd.address());
-    let lookup_past_hung = lookup(&urls, ", connect_timeout: 300ms");
+    let lookup_past_hung = lookup(&urls, ", connect_timeout: 2s");
     assert_eq!(lookup_past_hung.ask("bob"), Ok("north".to_owned()));
     let watch = Stopwatch::start();
     assert_eq!(lookup_past_hung.ask("eve"), Ok("south".to_owned()));
-    assert!(watch.elapsed().as_millis() < 250, "the one that hung is not tried first again");
+    assert!(watch.elapsed().as_millis() < 1_500, "the one that hung is not tried first again");
 
     // One that is cut while connections to it wait, and one that comes after it.
     let valve = Valve::before(slapd.address());

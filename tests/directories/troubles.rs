@@ -50,7 +50,7 @@ impl Site {
         };
         let proxy = Pointsman::start(&AUTHORITY, |places| {
             format!(
-                "{}shards:\n{}{}routing:\n  lookups:\n    - {{ {lookup}, timeout: 500ms, \
+                "{}shards:\n{}{}routing:\n  lookups:\n    - {{ {lookup}, timeout: 2s, \
                  breaker: {{ failures: 3, open: 200ms }} }}\n",
                 places.head(),
                 shard("north", &north),

@@ -22,11 +22,12 @@ pub fn send(address: SocketAddr, method: &str, path: &str, body: &str) -> Result
     let mut socket = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     let length = body.len();
-    write!(
-        socket,
+    // At once: in pieces, each would wait for the one before it to be acknowledged.
+    let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: \
          application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    )?;
+    );
+    socket.write_all(request.as_bytes())?;
     let mut all = Vec::new();
     socket.read_to_end(&mut all)?;
     let all = String::from_utf8_lossy(&all);
