@@ -1,19 +1,22 @@
 //! The session before login against a model: one tagged answer a command, exact budgets,
-//! no login in clear text, nothing after STARTTLS or the end.
+//! no login in clear text, nothing after STARTTLS or the end; in an exchange that a backend
+//! finishes, one line for each of its challenges.
 
 use std::sync::Arc;
 
 use pointsman::names::SessionId;
 use pointsman::protocol::command;
-use pointsman::sasl::{Mechanism, Proof};
+use pointsman::sasl::{Mechanism, Opening, Proof};
 use pointsman::session::answer::Answer;
-use pointsman::session::prelogin::{Attempt, Encryption, Inbox, PreLogin, Settings, Step};
+use pointsman::session::prelogin::{Attempt, Encryption, Inbox, PreLogin, Reply, Settings, Step};
 
 use crate::cuts::{Dice, first, pieces};
-use crate::prelogin_model::{self as model, Command, Frame, Word};
+use crate::prelogin_model::{self as model, Command, Frame, Opened, Word};
 
 const TRIES: u32 = 5;
 const ERRORS: u32 = 10;
+/// Challenges that a backend has for one exchange at most.
+const CHALLENGES: u8 = 3;
 
 /// First byte: encryption and settings; second: the cuts and how logins end; then the
 /// client's bytes.
@@ -27,7 +30,7 @@ pub fn run(data: &[u8]) {
     };
     let settings = Settings {
         session: SessionId::from_bits(7),
-        mechanisms: Arc::from([Mechanism::Plain, Mechanism::Login]),
+        mechanisms: Arc::from(offered(choice)),
         encryption,
         clear_login: choice & 0x10 != 0,
         tries: TRIES,
@@ -44,11 +47,34 @@ pub fn run(data: &[u8]) {
     }
 }
 
+/// Passwords alone, tokens and proofs beside them, or those alone.
+const fn offered(choice: u8) -> &'static [Mechanism] {
+    use Mechanism::{Login, OAuthBearer, Plain, ScramSha1, ScramSha256, XOAuth2};
+    match choice >> 6 {
+        0 | 1 => &[Plain, Login],
+        2 => &[ScramSha256, OAuthBearer, XOAuth2, Plain, Login],
+        _ => &[ScramSha1, OAuthBearer, XOAuth2],
+    }
+}
+
 /// What the next bytes are, as the model has it.
 #[derive(Debug)]
 enum Phase {
     Command,
-    Exchange { tag: Vec<u8>, mechanism: Vec<u8>, user: Option<Vec<u8>> },
+    Exchange {
+        tag: Vec<u8>,
+        mechanism: Vec<u8>,
+        user: Option<Vec<u8>>,
+    },
+    /// The client was told that its token names nobody.
+    Refused {
+        tag: Vec<u8>,
+    },
+    /// A backend has asked, and may ask so often again.
+    Dialogue {
+        tag: Vec<u8>,
+        more: u8,
+    },
 }
 
 /// What the model says that a step must be.
@@ -75,6 +101,20 @@ enum Expected {
         user: Vec<u8>,
         password: Vec<u8>,
     },
+    /// The first message of an exchange that a backend finishes.
+    Opening {
+        used: usize,
+        tag: Vec<u8>,
+        authzid: Option<Vec<u8>>,
+        user: Vec<u8>,
+        mechanism: Vec<u8>,
+        message: Vec<u8>,
+    },
+    /// A login that can only fail.
+    NoUser {
+        used: usize,
+        tag: Vec<u8>,
+    },
     StartTls {
         used: usize,
         tag: Vec<u8>,
@@ -94,11 +134,24 @@ enum Budget {
     Login,
 }
 
+/// How a backend's question was answered.
+enum Talked {
+    /// There is none.
+    NotAsked,
+    /// It was, or the exchange is over.
+    Answered,
+    /// Not yet: the line is not whole.
+    Waits,
+    /// The connection is at its end.
+    Ended,
+}
+
 struct Talk {
     machine: PreLogin,
     inbox: Inbox,
     dice: Dice,
     clear_login: bool,
+    mechanisms: Arc<[Mechanism]>,
     encryption: Encryption,
     bye_on_unavailable: bool,
     phase: Phase,
@@ -111,6 +164,7 @@ impl Talk {
     fn new(settings: Settings, seed: u8) -> Self {
         Self {
             clear_login: settings.clear_login,
+            mechanisms: Arc::clone(&settings.mechanisms),
             encryption: settings.encryption,
             bye_on_unavailable: settings.bye_on_unavailable,
             machine: PreLogin::new(settings),
@@ -128,6 +182,12 @@ impl Talk {
         assert_eq!(self.inbox.push(bytes), bytes.len(), "no room");
         loop {
             let before = self.inbox.unread().to_vec();
+            match self.answer_challenge(&before) {
+                Talked::NotAsked => {}
+                Talked::Answered => continue,
+                Talked::Waits => return true,
+                Talked::Ended => return false,
+            }
             let expected = self.expect(&before);
             let step = self.machine.step(&mut self.inbox);
             let used = before.len() - self.inbox.unread().len();
@@ -142,6 +202,14 @@ impl Talk {
         }
     }
 
+    fn takes_passwords(&self) -> bool {
+        self.mechanisms.contains(&Mechanism::Plain)
+    }
+
+    fn offers(&self, mechanism: &[u8]) -> bool {
+        self.mechanisms.iter().any(|offered| offered.name().as_bytes() == mechanism)
+    }
+
     fn refuses_clear(&self) -> bool {
         self.encryption != Encryption::Active && !self.clear_login
     }
@@ -149,6 +217,23 @@ impl Talk {
     fn expect(&mut self, buffer: &[u8]) -> Expected {
         match std::mem::replace(&mut self.phase, Phase::Command) {
             Phase::Command => self.expect_command(buffer),
+            Phase::Dialogue { .. } => panic!("a step while a backend waits"),
+            Phase::Refused { tag } => match model::exchange_line(buffer) {
+                Frame::More => {
+                    self.phase = Phase::Refused { tag };
+                    Expected::Read
+                }
+                Frame::Close => Expected::Close,
+                Frame::Command(end) if buffer[..end] == *b"*\r\n" => {
+                    answer(end, &tag, "BAD", Budget::Nothing)
+                }
+                Frame::Command(end) if model::base64(&buffer[..end - 2]).is_some() => {
+                    Expected::NoUser { used: end, tag }
+                }
+                Frame::Command(end) | Frame::Bad(end) | Frame::Announced(end) => {
+                    answer(end, &tag, "BAD", Budget::Error)
+                }
+            },
             Phase::Exchange { tag, mechanism, user } => match model::exchange_line(buffer) {
                 Frame::More => {
                     self.phase = Phase::Exchange { tag, mechanism, user };
@@ -189,13 +274,14 @@ impl Talk {
         let tag = model::tag_of(buffer);
         let word = model::word_of(buffer).unwrap_or_default();
         let in_clear = word == b"LOGIN" && self.refuses_clear();
-        if word == b"ID" || (word == b"LOGIN" && !in_clear) {
+        if word == b"ID" || (word == b"LOGIN" && !in_clear && self.takes_passwords()) {
             self.granted.push(end);
             return Expected::Continue;
         }
         self.granted.clear();
         let (status, budget) = match &word[..] {
             _ if in_clear => ("NO", Budget::Login),
+            b"LOGIN" if !self.takes_passwords() => ("NO", Budget::Nothing),
             b"" | b"CAPABILITY" | b"NOOP" | b"LOGOUT" | b"STARTTLS" | b"AUTHENTICATE" => {
                 ("BAD", Budget::Error)
             }
@@ -222,18 +308,20 @@ impl Talk {
             Command::Login(tag, ..) | Command::Authenticate(tag, ..) if self.refuses_clear() => {
                 answer(used, &tag, "NO", Budget::Login)
             }
+            Command::Login(tag, ..) if !self.takes_passwords() => {
+                answer(used, &tag, "NO", Budget::Nothing)
+            }
             Command::Login(tag, user, password) => {
                 Expected::Login { used, tag, authzid: None, user, password }
             }
-            Command::Authenticate(tag, mechanism, initial) => match (&mechanism[..], initial) {
-                (b"PLAIN" | b"LOGIN", None) => challenge(used, tag, mechanism, None),
-                (b"PLAIN" | b"LOGIN", Some(text)) => {
-                    let message =
-                        if text == b"=" { Some(Vec::new()) } else { model::base64(&text) };
-                    expect_message(used, tag, &mechanism, None, message)
-                }
-                _ => answer(used, &tag, "NO", Budget::Nothing),
-            },
+            Command::Authenticate(tag, mechanism, _) if !self.offers(&mechanism) => {
+                answer(used, &tag, "NO", Budget::Nothing)
+            }
+            Command::Authenticate(tag, mechanism, None) => challenge(used, tag, mechanism, None),
+            Command::Authenticate(tag, mechanism, Some(text)) => {
+                let message = if text == b"=" { Some(Vec::new()) } else { model::base64(&text) };
+                expect_message(used, tag, &mechanism, None, message)
+            }
         }
     }
 
@@ -262,6 +350,29 @@ impl Talk {
                 assert_eq!((&given.authzid, &given.user), (&authzid, &user));
                 assert_eq!(given.password.expose(), password);
                 self.end_login(&got)
+            }
+            (Expected::NoUser { used: wanted, tag }, Step::Login(got)) => {
+                assert_eq!((used, got.tag.as_bytes()), (wanted, &tag[..]));
+                assert!(got.proof.is_none(), "a user in {got:?}");
+                self.end_login(&got)
+            }
+            (
+                Expected::Opening { used: wanted, tag, authzid, user, mechanism, message },
+                Step::Login(got),
+            ) => {
+                assert!(!self.refuses_clear(), "a login in clear text");
+                assert_eq!((used, got.tag.as_bytes()), (wanted, &tag[..]));
+                let Some(Proof::Opening(opening)) = &got.proof else {
+                    panic!("no opening in {got:?}")
+                };
+                let Opening { mechanism: named, authzid: acts_as, user: read, message: sent } =
+                    opening;
+                assert_eq!(
+                    (acts_as, read, named.name().as_bytes()),
+                    (&authzid, &user, &mechanism[..])
+                );
+                assert_eq!(sent.expose(), message);
+                self.ask_or_end(CHALLENGES, got.tag.as_bytes())
             }
             (Expected::StartTls { used: wanted, tag }, Step::StartTls { reply }) => {
                 assert_eq!((used, used), (wanted, all), "bytes behind STARTTLS were kept");
@@ -301,13 +412,9 @@ impl Talk {
             other => panic!("no answer but {other:?}"),
         };
         let text = String::from_utf8_lossy(&reply).into_owned();
-        match budget {
-            Budget::Nothing => {}
-            Budget::Error => self.errors += 1,
-            Budget::Login => self.failed += 1,
-        }
+        self.spend(budget);
         let mut wanted = vec![(tag.map(<[u8]>::to_vec), status.to_owned())];
-        let over = self.errors >= ERRORS || self.failed >= TRIES;
+        let over = self.is_over();
         if over {
             wanted.push((None, "BYE".to_owned()));
         }
@@ -318,6 +425,10 @@ impl Talk {
 
     /// The backend decides; a success ends the talk.
     fn end_login(&mut self, attempt: &Attempt) -> bool {
+        self.decide(attempt.tag.as_bytes())
+    }
+
+    fn decide(&mut self, tag: &[u8]) -> bool {
         assert!(matches!(self.machine.step(&mut self.inbox), Step::Wait), "not at rest");
         let answer = match self.dice.roll(4) {
             0 => return false,
@@ -325,21 +436,92 @@ impl Talk {
             2 => Answer::Unavailable,
             _ => Answer::Limit,
         };
+        self.refuse(tag, &answer, "NO", Budget::Login)
+    }
+
+    /// The end of a login that did not come in; whether the connection goes on.
+    fn refuse(&mut self, tag: &[u8], answer: &Answer, status: &str, budget: Budget) -> bool {
         let mut out = Vec::new();
-        let closed = self.machine.login_failed(&answer, &mut out).is_some();
-        self.failed += 1;
+        let closed = self.machine.login_failed(answer, &mut out).is_some();
         if self.bye_on_unavailable && answer.is_unavailable() {
             assert_eq!(status_lines(&out), [(None, "BYE".to_owned())]);
             return self.ended();
         }
-        let tag = attempt.tag.as_bytes().to_vec();
-        let mut wanted = vec![(Some(tag), "NO".to_owned())];
-        if self.failed >= TRIES {
+        self.spend(budget);
+        let mut wanted = vec![(Some(tag.to_vec()), status.to_owned())];
+        if self.is_over() {
             wanted.push((None, "BYE".to_owned()));
         }
         assert_eq!(status_lines(&out), wanted);
-        assert_eq!(closed, self.failed >= TRIES);
+        assert_eq!(closed, self.is_over());
         if closed { self.ended() } else { true }
+    }
+
+    /// The backend asks, up to so often, or says how the exchange ends.
+    fn ask_or_end(&mut self, more: u8, tag: &[u8]) -> bool {
+        assert!(matches!(self.machine.step(&mut self.inbox), Step::Wait), "not at rest");
+        if more == 0 || self.dice.roll(3) == 0 {
+            return self.decide(tag);
+        }
+        self.phase = Phase::Dialogue { tag: tag.to_vec(), more: more - 1 };
+        true
+    }
+
+    /// What the client says where a backend has asked for it.
+    fn answer_challenge(&mut self, buffer: &[u8]) -> Talked {
+        let Phase::Dialogue { tag, more } = &self.phase else { return Talked::NotAsked };
+        let (tag, more) = (tag.clone(), *more);
+        let reply = self.machine.reply(&mut self.inbox);
+        let used = buffer.len() - self.inbox.unread().len();
+        assert!(self.inbox.unread() == &buffer[used..], "bytes were changed");
+        let frame = model::exchange_line(buffer);
+        let goes_on = match (frame, reply) {
+            (Frame::More, Reply::Read) => {
+                assert_eq!(used, 0);
+                return Talked::Waits;
+            }
+            (Frame::Close, Reply::Close { .. }) => {
+                assert_eq!(used, buffer.len());
+                return Talked::Ended;
+            }
+            (Frame::Command(end), Reply::Message(message)) => {
+                assert_eq!(used, end);
+                assert_eq!(Some(message.expose()), model::base64(&buffer[..end - 2]).as_deref());
+                self.phase = Phase::Command;
+                self.ask_or_end(more, &tag)
+            }
+            (Frame::Command(end), Reply::Over(answer)) if buffer[..end] == *b"*\r\n" => {
+                assert_eq!(used, end);
+                assert!(matches!(answer, Answer::Cancelled), "{answer:?}");
+                self.phase = Phase::Command;
+                self.refuse(&tag, &answer, "BAD", Budget::Nothing)
+            }
+            (
+                Frame::Command(end) | Frame::Bad(end) | Frame::Announced(end),
+                Reply::Over(answer),
+            ) => {
+                assert_eq!(used, end);
+                let is_base64 = matches!(frame, Frame::Command(_))
+                    && model::base64(&buffer[..end - 2]).is_some();
+                assert!(matches!(answer, Answer::Bad(_)) && !is_base64, "{answer:?}");
+                self.phase = Phase::Command;
+                self.refuse(&tag, &answer, "BAD", Budget::Error)
+            }
+            (frame, reply) => panic!("{frame:?} was expected, not {reply:?}"),
+        };
+        if goes_on { Talked::Answered } else { Talked::Ended }
+    }
+
+    const fn spend(&mut self, budget: Budget) {
+        match budget {
+            Budget::Nothing => {}
+            Budget::Error => self.errors += 1,
+            Budget::Login => self.failed += 1,
+        }
+    }
+
+    const fn is_over(&self) -> bool {
+        self.errors >= ERRORS || self.failed >= TRIES
     }
 
     fn after_tls(&mut self) {
@@ -369,9 +551,9 @@ fn answer(used: usize, tag: &[u8], status: &'static str, budget: Budget) -> Expe
 
 fn challenge(used: usize, tag: Vec<u8>, mechanism: Vec<u8>, user: Option<Vec<u8>>) -> Expected {
     let line = match (&mechanism[..], &user) {
-        (b"PLAIN", _) => &b"+ \r\n"[..],
-        (_, None) => b"+ VXNlcm5hbWU6\r\n",
-        (_, Some(_)) => b"+ UGFzc3dvcmQ6\r\n",
+        (b"LOGIN", None) => &b"+ VXNlcm5hbWU6\r\n"[..],
+        (b"LOGIN", Some(_)) => b"+ UGFzc3dvcmQ6\r\n",
+        _ => b"+ \r\n",
     };
     Expected::Challenge {
         used,
@@ -400,6 +582,20 @@ fn expect_message(
         let authzid = (!authzid.is_empty()).then(|| authzid.to_vec());
         let (user, password) = (user.to_vec(), password.to_vec());
         return Expected::Login { used, tag, authzid, user, password };
+    }
+    if mechanism != b"LOGIN" {
+        return match model::opening(mechanism, &message) {
+            Opened::Bad => bad(&tag),
+            Opened::ByToken => Expected::Challenge {
+                used,
+                line: b"+ eyJzdGF0dXMiOiJpbnZhbGlkX3JlcXVlc3QifQ==\r\n".to_vec(),
+                next: Phase::Refused { tag },
+            },
+            Opened::Named { authzid, user } => {
+                let mechanism = mechanism.to_vec();
+                Expected::Opening { used, tag, authzid, user, mechanism, message }
+            }
+        };
     }
     match user {
         _ if !clean(&message) => bad(&tag),

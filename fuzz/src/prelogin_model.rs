@@ -8,7 +8,7 @@ const LITERAL_MAX: usize = 8192;
 const TOTAL_MAX: usize = 65_536;
 
 /// What starts a buffer.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Frame {
     /// No whole command yet.
     More,
@@ -302,6 +302,122 @@ impl Rest<'_> {
         }
         Some(())
     }
+}
+
+/// Whom the first message of an exchange names that a backend finishes.
+pub(crate) enum Opened {
+    /// This user, and whom he wants to be.
+    Named {
+        /// Whom he wants to be, where that is said.
+        authzid: Option<Vec<u8>>,
+        /// The user.
+        user: Vec<u8>,
+    },
+    /// Only the token knows.
+    ByToken,
+    /// Nobody: it is wrong, or bound to a channel that ends here.
+    Bad,
+}
+
+/// Reads the first message of SCRAM (RFC 5802), OAUTHBEARER (RFC 7628) or XOAUTH2.
+pub(crate) fn opening(mechanism: &[u8], message: &[u8]) -> Opened {
+    let read = match mechanism {
+        b"OAUTHBEARER" => bearer(message),
+        b"XOAUTH2" => xoauth2(message),
+        _ => scram(message),
+    };
+    read.unwrap_or(Opened::Bad)
+}
+
+fn scram(message: &[u8]) -> Option<Opened> {
+    let parts: Vec<&[u8]> = message.split(|byte| *byte == b',').collect();
+    let [flag, acts_as, name, nonce, ..] = parts[..] else { return None };
+    let authzid = gs2(flag, acts_as)?;
+    let nonce = nonce.strip_prefix(b"r=")?;
+    let printable = |byte: &u8| (0x21..0x7f).contains(byte);
+    if nonce.is_empty() || !nonce.iter().all(printable) {
+        return None;
+    }
+    Some(Opened::Named { authzid, user: sasl_name(name.strip_prefix(b"n=")?)? })
+}
+
+fn bearer(message: &[u8]) -> Option<Opened> {
+    let mut parts = message.splitn(3, |byte| *byte == b',');
+    let authzid = gs2(parts.next()?, parts.next()?)?;
+    let keys = pairs(parts.next()?.strip_prefix(b"\x01")?)?;
+    let has = |name: &[u8]| keys.iter().any(|(key, _)| key == name);
+    let names_another = keys.iter().any(|(key, _)| key.to_ascii_lowercase() == b"user");
+    if !has(b"auth") || names_another {
+        return None;
+    }
+    Some(match authzid {
+        Some(user) => Opened::Named { authzid: None, user },
+        None => Opened::ByToken,
+    })
+}
+
+fn xoauth2(message: &[u8]) -> Option<Opened> {
+    let keys = pairs(message)?;
+    let value = |name: &[u8]| keys.iter().find(|(key, _)| key == name).map(|(_, value)| value);
+    let (user, _) = (value(b"user")?, value(b"auth")?);
+    if keys.len() != 2 || user.is_empty() || user.iter().any(|byte| b"\0\r\n".contains(byte)) {
+        return None;
+    }
+    Some(Opened::Named { authzid: None, user: user.clone() })
+}
+
+/// No channel binding, and perhaps an identity.
+fn gs2(flag: &[u8], acts_as: &[u8]) -> Option<Option<Vec<u8>>> {
+    if flag != b"n" && flag != b"y" {
+        return None;
+    }
+    if acts_as.is_empty() {
+        return Some(None);
+    }
+    sasl_name(acts_as.strip_prefix(b"a=")?).map(Some)
+}
+
+fn sasl_name(text: &[u8]) -> Option<Vec<u8>> {
+    let mut name = Vec::new();
+    let mut rest = text;
+    while let [byte, more @ ..] = rest {
+        rest = more;
+        match byte {
+            b'=' => {
+                let code = more.get(..2)?.to_ascii_uppercase();
+                name.push(match &code[..] {
+                    b"2C" => b',',
+                    b"3D" => b'=',
+                    _ => return None,
+                });
+                rest = &more[2..];
+            }
+            0 | b'\r' | b'\n' => return None,
+            plain => name.push(*plain),
+        }
+    }
+    (!name.is_empty()).then_some(name)
+}
+
+/// Pairs that each end in ^A, and one ^A behind them all; no key twice.
+fn pairs(text: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut found: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    let mut rest = text;
+    while rest != b"\x01" {
+        let end = rest.iter().position(|byte| *byte == 1)?;
+        let pair = &rest[..end];
+        let equals = pair.iter().position(|byte| *byte == b'=')?;
+        let (key, value) = (pair[..equals].to_vec(), pair[equals + 1..].to_vec());
+        let again =
+            found.iter().any(|(known, _)| known.to_ascii_lowercase() == key.to_ascii_lowercase());
+        let letters = !key.is_empty() && key.iter().all(u8::is_ascii_alphabetic);
+        if again || !letters || value.contains(&0) {
+            return None;
+        }
+        found.push((key, value));
+        rest = &rest[end + 1..];
+    }
+    Some(found)
 }
 
 /// Strict, padded base64 (RFC 4648 §4).
