@@ -390,7 +390,7 @@ fn b56_unknown_users_and_wrong_passwords_are_alike_in_words_and_time() {
     }
     differences.sort_by(f64::total_cmp);
     let median = differences[ROUNDS / 2];
-    assert!(median.abs() < 0.08, "known and unknown users differ by {median} s: {differences:?}");
+    assert!(median.abs() < 0.04, "known and unknown users differ by {median} s: {differences:?}");
     assert_eq!(backend.users().len(), ROUNDS);
 }
 

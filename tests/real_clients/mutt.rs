@@ -109,7 +109,9 @@ fn assert_wakes_from_idle(program: &str, purpose: &str, log: impl Fn(&str) -> St
             let log = std::fs::read(at.join(".muttdebug0")).unwrap_or_default();
             String::from_utf8_lossy(&log).lines().any(so).then_some(())
         };
-        wait_until("it waits", || logged(&|line| line.contains("< + idling")));
+        wait_until("it waits", || {
+            logged(&|line| line.contains("> a") && line.trim_end().ends_with(" IDLE"))
+        });
         user.put(&[mail("wake up")]);
         wait_until("it fetches the mail", || logged(&|line| line.contains("FETCH 2:2 (")));
     });
