@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::net::stream::Stream;
 use crate::net::tls::ClientTls;
+use crate::protocol::response;
 use crate::upstream::dial::DialError;
 use crate::upstream::login::LoginError;
 
@@ -60,13 +61,9 @@ impl Conversation {
     pub(super) async fn line(&mut self) -> Result<Line, DialError> {
         let mut searched = 0;
         loop {
-            let fresh = self.inbox.get(searched..).unwrap_or_default();
-            if let Some(at) = memchr::memchr(b'\n', fresh) {
-                return Ok(Line { length: searched + at + 1 });
-            }
-            searched = self.inbox.len();
-            if searched >= LINE_BYTES_MAX {
-                return Err(DialError::LineTooLong);
+            let found = response::find_line(&self.inbox, &mut searched, LINE_BYTES_MAX);
+            if let Some(end) = found.map_err(|_| DialError::LineTooLong)? {
+                return Ok(Line { length: end.next });
             }
             if self.stream.read_buf(&mut self.inbox).await? == 0 {
                 return Err(DialError::Closed);
