@@ -13,6 +13,7 @@ use std::fmt::Write;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use support::backend::Backend;
 use support::client::Client;
@@ -283,6 +284,38 @@ fn b60_a_proxy_that_is_its_own_backend_gives_one_clear_error_and_no_storm() {
             (now.sum("pointsman_logins_total", &bugs) - 2.0).abs() < 0.5
         });
     }
+}
+
+/// A proxy in front that gave up its first try may come with the same session again, while
+/// the first one is still under way here.
+#[test]
+fn b60_another_try_of_the_proxy_in_front_is_no_loop() {
+    let backend = Ordinary::new().delay("AUTHENTICATE", Duration::from_secs(2)).start();
+    let proxy = start(&backend, TRUSTING);
+    let described = "ID (\"x-session-id\" \"outer1\" \"x-originating-ip\" \"192.0.2.7\" \
+                     \"x-proxy-ttl\" \"4\")";
+    let mut tries: Vec<Client> = (0..2).map(|_| proxy.client()).collect();
+    let tags: Vec<String> = tries
+        .iter_mut()
+        .map(|client| {
+            client.command_ok(described);
+            client.send_command("LOGIN bob secret")
+        })
+        .collect();
+    for (client, tag) in tries.iter_mut().zip(&tags) {
+        let answer = client.read_response(tag);
+        assert!(answer.is_ok(), "{}", answer.status);
+    }
+    // One that passed a proxy more is one.
+    let mut first = proxy.client();
+    first.command_ok(described);
+    let tag = first.send_command("LOGIN bob secret");
+    wait_until("it is under way", || (backend.connections() == 3).then_some(()));
+    let mut back = proxy.client();
+    back.command_ok(&described.replace("\"4\"", "\"3\""));
+    let told = back.try_login("bob", "secret").status;
+    assert!(told.starts_with("NO [SERVERBUG] "), "{told}");
+    assert!(first.read_response(&tag).is_ok());
 }
 
 /// Neither believes the other.

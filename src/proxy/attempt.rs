@@ -191,7 +191,8 @@ async fn try_to_log_in(
         return Err(Failure { user: Some(identity.user), ..refused });
     }
     check_loop(shared, client)?;
-    let under_way = shared.logins.enter(&client.addresses.session);
+    let left = forward::proxies_left(client.trace.ttl);
+    let under_way = shared.logins.enter(&client.addresses.session, left);
     if let Some(master) = &identity.master {
         let [user, master] = [&identity.user, master].map(|name| shared.telemetry.user(name));
         tracing::info!(session = %client.session, master, user, "a master user signs in");
@@ -216,8 +217,11 @@ async fn try_to_log_in(
 
 /// A login that already passed this proxy, or as many proxies as one may, is not dialled.
 fn check_loop(shared: &Shared, client: &Client<'_>) -> Result<(), Failure> {
-    let sessions = client.trace.sessions.iter().map(String::as_str).chain(client.header_session);
-    let came_back = shared.logins.came_back(sessions);
+    let left = client.trace.ttl.map(|told| forward::proxies_left(Some(told)));
+    let named = client.trace.sessions.iter().map(String::as_str);
+    // A PROXY header has no such number.
+    let in_header = shared.logins.came_back(client.header_session, None);
+    let came_back = shared.logins.came_back(named, left) || in_header;
     if !came_back && forward::proxies_left(client.trace.ttl) > 1 {
         return Ok(());
     }

@@ -22,6 +22,8 @@ pub struct LoginsUnderWay {
 #[derive(Debug, Default)]
 struct Row {
     logins: u32,
+    /// How many proxies the login may still pass, itself among them; the most of them all.
+    proxies_left: u32,
     came_back: bool,
 }
 
@@ -83,9 +85,14 @@ impl LoginsUnderWay {
         Arc::default()
     }
 
-    /// Notes a login that will be told to a backend under that session id.
-    pub(super) fn enter(self: &Arc<Self>, session: &str) -> LoginUnderWay {
-        self.rows().entry(session.to_owned()).or_default().logins += 1;
+    /// Notes a login that will be told to a backend under that session id, and that came with
+    /// leave to pass so many proxies.
+    pub(super) fn enter(self: &Arc<Self>, session: &str, proxies_left: u32) -> LoginUnderWay {
+        let mut rows = self.rows();
+        let row = rows.entry(session.to_owned()).or_default();
+        row.logins += 1;
+        row.proxies_left = row.proxies_left.max(proxies_left);
+        drop(rows);
         let begun = self.kicks().begin();
         LoginUnderWay { logins: Arc::clone(self), session: session.to_owned(), begun }
     }
@@ -97,11 +104,20 @@ impl LoginsUnderWay {
     }
 
     /// Whether one of these session ids is that of a login under way, which is then marked.
-    pub(super) fn came_back<'a>(&self, sessions: impl IntoIterator<Item = &'a str>) -> bool {
+    /// `proxies_left` is what the newcomer may pass, where it says so: a proxy in front that
+    /// tries once more under the same id says what it said before, and one that came back has
+    /// passed a proxy more.
+    pub(super) fn came_back<'a>(
+        &self,
+        sessions: impl IntoIterator<Item = &'a str>,
+        proxies_left: Option<u32>,
+    ) -> bool {
         let mut rows = self.rows();
         let mut found = false;
         for session in sessions {
-            if let Some(row) = rows.get_mut(session) {
+            if let Some(row) = rows.get_mut(session)
+                && proxies_left.is_none_or(|left| left < row.proxies_left)
+            {
                 row.came_back = true;
                 found = true;
             }
@@ -159,13 +175,16 @@ mod tests {
     #[test]
     fn a_login_that_comes_back_is_known_while_it_is_under_way() {
         let logins = LoginsUnderWay::new();
-        let first = logins.enter("s1");
-        let second = logins.enter("s2");
-        assert!(!logins.came_back(["other"]));
-        assert!(logins.came_back(["other", "s1"]));
+        let first = logins.enter("s1", 5);
+        let second = logins.enter("s2", 5);
+        assert!(!logins.came_back(["other"], None));
+        // Another try of the proxy in front.
+        assert!(!logins.came_back(["s1"], Some(5)) && !first.came_back());
+        assert!(logins.came_back(["other", "s1"], Some(4)));
         assert!(first.came_back() && !second.came_back());
         drop(first);
-        assert!(!logins.came_back(["s1"]));
+        assert!(!logins.came_back(["s1"], None));
+        assert!(logins.came_back(["s2"], None), "it does not say how many it passed");
         drop(second);
         assert!(logins.rows().is_empty());
     }
@@ -175,10 +194,10 @@ mod tests {
         let logins = LoginsUnderWay::new();
         let (anna, bert, none) = (UserName::new("anna"), UserName::new("bert"), UserName::new("-"));
         logins.kick(&anna);
-        let first = logins.enter("s1");
+        let first = logins.enter("s1", 5);
         assert!(!first.is_kicked([&anna, &none]));
         logins.kick(&anna);
-        let second = logins.enter("s2");
+        let second = logins.enter("s2", 5);
         logins.kick(&bert);
         assert!(first.is_kicked([&anna, &none]) && first.is_kicked([&none, &bert]));
         assert!(!first.is_kicked([&none, &none]));
@@ -193,9 +212,9 @@ mod tests {
     fn beyond_their_bound_the_oldest_kicks_count_for_everybody() {
         let logins = LoginsUnderWay::new();
         let (anna, bert) = (UserName::new("anna"), UserName::new("bert"));
-        let first = logins.enter("s1");
+        let first = logins.enter("s1", 5);
         logins.kick(&anna);
-        let second = logins.enter("s2");
+        let second = logins.enter("s2", 5);
         for _ in 0..KICKS_MAX {
             assert!(!first.is_kicked([&bert, &bert]));
             logins.kick(&anna);
