@@ -217,6 +217,36 @@ fn b10_what_was_said_before_starttls_is_forgotten() {
     assert!(client.command("STARTTLS").status.starts_with("BAD"));
 }
 
+/// Nor what somebody on the way to a trusted proxy said in its place.
+#[test]
+fn b10_whom_a_trusted_proxy_described_before_starttls_is_forgotten() {
+    let backend = Backend::ordinary();
+    let proxy = Pointsman::start(&AUTHORITY, |places| {
+        let trusting = "tls: starttls, id_trusted: [127.0.0.0/8] }";
+        places.head().replace("tls: starttls }", trusting) + &shard(&backend)
+    });
+    let mut client = Client::clear(proxy.places().imap);
+    client.command_ok(
+        "ID (\"x-originating-ip\" \"10.0.0.5\" \"x-session-id\" \"forged\" \
+         \"x-forward-t\" \"planted\")",
+    );
+    client.starttls("localhost", &AUTHORITY.client_config());
+    client.login("anna", "secret");
+    let said = backend.received_text(0);
+    for planted in ["10.0.0.5", "forged", "planted"] {
+        assert!(!said.contains(planted), "{said}");
+    }
+    let own = client.local_address().ip();
+    assert!(said.contains(&format!("\"x-originating-ip\" \"{own}\"")), "{said}");
+    client.logout();
+    // Behind it the proxy itself is believed.
+    let mut client = Client::clear(proxy.places().imap);
+    client.starttls("localhost", &AUTHORITY.client_config());
+    client.command_ok("ID (\"x-originating-ip\" \"192.0.2.7\")");
+    client.login("anna", "secret");
+    assert!(backend.received_text(1).contains("192.0.2.7"));
+}
+
 /// B-13: half a handshake holds a place no longer than its deadline.
 #[test]
 fn b13_an_unfinished_handshake_ends_at_its_deadline() {

@@ -723,6 +723,31 @@ fn b32_exchanges_given_up_do_not_move_the_deadline() {
     assert_nobody_is_left(&proxy, &backend);
 }
 
+/// Nor do they where the client spends no time of its own on them.
+#[test]
+fn b32_exchanges_given_up_without_a_pause_end_at_the_deadline() {
+    let turns = vec![(FIRST, challenge(SERVER_FIRST)), ("*", "{tag} BAD cancelled\r\n".to_owned())];
+    let backend = Backend::start(Opening::clear(), move |peer| {
+        peer.pause(Duration::from_millis(20));
+        exchange(peer, "SASL-IR AUTH=SCRAM-SHA-256", "+ \r\n", &turns)
+    });
+    let proxy = start_with(&backend, "login_tries: 100, login_deadline: 1500ms");
+    let mut client = proxy.client();
+    let mut writer = client.wire().socket().try_clone().unwrap();
+    let given_up = format!("a AUTHENTICATE SCRAM-SHA-256 {}\r\n*\r\n", base64(FIRST));
+    let sending = std::thread::spawn(move || {
+        // At 20 ms each a minute's worth.
+        let _ = std::io::Write::write_all(&mut writer, given_up.repeat(3000).as_bytes());
+    });
+    let begun = Stopwatch::start();
+    while !client.read_line().starts_with("* BYE [UNAVAILABLE]") {
+        assert!(begun.elapsed() < PATIENCE, "it goes on for ever");
+    }
+    drop(client);
+    sending.join().unwrap();
+    assert_nobody_is_left(&proxy, &backend);
+}
+
 /// A client that is asked for its proof and says nothing takes no place among the logins that
 /// wait for the proxy.
 #[test]

@@ -26,6 +26,7 @@ use crate::proxy::accept::{Accepted, ListenerState};
 use crate::proxy::attempt::{Failure, Success};
 use crate::proxy::connection::Joined;
 use crate::proxy::count;
+use crate::proxy::front::forwarded::Arrived;
 use crate::proxy::front::login::NotIn;
 use crate::proxy::link::{Link, dismiss, has_left, part, read_some};
 use crate::proxy::orders::CloseReason;
@@ -34,7 +35,7 @@ use crate::proxy::relay::{Parting, Parts};
 use crate::proxy::shared::Shared;
 use crate::proxy::story::Story;
 use crate::proxy::worker::{Place, Worker};
-use crate::session::answer;
+use crate::session::answer::{self, Answer};
 use crate::session::prelogin::{Attempt, Encryption, Inbox, PreLogin, Settings, Step};
 use crate::session::tracker::{self, Tracker};
 use crate::upstream::dial::ClientAddresses;
@@ -66,6 +67,8 @@ pub(super) struct Front<'a> {
     /// Its place among the logins that the proxy makes wait.
     held: Option<PlacePermit>,
     exempt: bool,
+    /// The connection as it arrived, where a trusted proxy has described another client since.
+    arrived: Option<Box<Arrived>>,
     permit: DescriptorPermit,
     /// Its place among the listener's connections, where those are limited.
     place_at_listener: Option<PlacePermit>,
@@ -108,6 +111,7 @@ impl<'a> Front<'a> {
             config,
             story,
             exempt: false,
+            arrived: None,
             permit: accepted.permit,
             place_at_listener: None,
         };
@@ -233,6 +237,10 @@ impl<'a> Front<'a> {
         prelogin.greeting(&mut out);
         self.write(&mut link.stream, &out).await?;
         loop {
+            // What one read brought may hold exchanges for minutes.
+            if Instant::now() >= self.deadline {
+                return Err(self.end_late(&mut link).await);
+            }
             let step = prelogin.step(&mut link.inbox);
             self.tally(&mut prelogin);
             match step {
@@ -243,6 +251,7 @@ impl<'a> Front<'a> {
                     self.write(&mut link.stream, &reply).await?;
                 }
                 Step::StartTls { reply } => {
+                    self.forget_told(&mut link, &mut address_permit).await?;
                     self.write(&mut link.stream, &reply).await?;
                     let tcp = link.stream.into_plain().map_err(|_| CloseReason::Tls)?;
                     link = Link { stream: self.secure(tcp).await?, inbox: Inbox::new() };
@@ -255,6 +264,7 @@ impl<'a> Front<'a> {
                 }
                 Step::Login(attempt) => {
                     self.shared.metrics.logins.stage(Stage::Client, free_since.elapsed());
+                    let deadline = self.deadline;
                     match self.log_in(&attempt, &mut link, &mut prelogin).await {
                         Ok(success) => {
                             let gone = has_left(&mut link).await;
@@ -267,11 +277,16 @@ impl<'a> Front<'a> {
                             return Ok(self.join(link, success, &attempt));
                         }
                         Err(NotIn::Refused(failure)) => {
+                            let cancelled = matches!(failure.answer, Answer::Cancelled);
                             self.refuse(&mut link, failure, &mut prelogin).await?;
+                            self.release();
+                            if cancelled {
+                                // It costs none of its tries, so it gives no time either.
+                                self.deadline = deadline;
+                            }
                         }
                         Err(NotIn::Gone(reason)) => return Err(reason),
                     }
-                    self.release();
                     free_since = Instant::now();
                 }
             }
@@ -334,18 +349,6 @@ impl<'a> Front<'a> {
                 Err(part(&mut link.stream, reason).await)
             }
         }
-    }
-
-    pub(super) fn tell_failed(&self, failure: &Failure) {
-        tracing::info!(
-            session = %self.story.session,
-            listener = self.story.listener,
-            remote_address = %self.client.remote.ip().to_canonical(),
-            reason = failure.reason,
-            answer = failure.answer.reason(),
-            user = failure.user.as_ref().map(|user| self.shared.telemetry.user(user)),
-            "login failed"
-        );
     }
 
     fn join(self, link: Link, success: Success, attempt: &Attempt) -> Box<Joined> {
@@ -438,13 +441,17 @@ impl<'a> Front<'a> {
                 Ok(())
             }
             Some(Err(_)) => Err(self.reason_of_end(CloseReason::ClientReset)),
-            None => {
-                count::ending(CloseReason::LoginDeadline, &self.shared.metrics.sessions);
-                self.deadline = Instant::now() + WRITE_TIME;
-                let bye = b"* BYE [UNAVAILABLE] You did not log in in time.\r\n";
-                self.write(&mut link.stream, bye).await?;
-                Err(part(&mut link.stream, CloseReason::LoginDeadline).await)
-            }
+            None => Err(self.end_late(link).await),
+        }
+    }
+
+    async fn end_late(&mut self, link: &mut Link) -> CloseReason {
+        count::ending(CloseReason::LoginDeadline, &self.shared.metrics.sessions);
+        self.deadline = Instant::now() + WRITE_TIME;
+        let bye = b"* BYE [UNAVAILABLE] You did not log in in time.\r\n";
+        match self.write(&mut link.stream, bye).await {
+            Ok(()) => part(&mut link.stream, CloseReason::LoginDeadline).await,
+            Err(reason) => reason,
         }
     }
 

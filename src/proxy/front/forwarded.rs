@@ -10,6 +10,13 @@ use crate::proxy::link::{Link, part};
 use crate::proxy::orders::CloseReason;
 use crate::session::forwarded::Forwarded;
 use crate::session::prelogin::Tally;
+use crate::upstream::dial::ClientAddresses;
+
+/// Who the client is without any ID.
+pub(super) struct Arrived {
+    client: ClientAddresses,
+    exempt: bool,
+}
 
 impl Front<'_> {
     /// Whether the peer is a proxy whose ID is believed.
@@ -26,16 +33,14 @@ impl Front<'_> {
         link: &mut Link,
         permit: &mut AddressPermit,
     ) -> Result<(), CloseReason> {
+        if self.arrived.is_none() {
+            let arrived = Arrived { client: self.client.clone(), exempt: self.exempt };
+            self.arrived = Some(Box::new(arrived));
+        }
         if let Some(ip) = told.remote_ip {
-            let remote = SocketAddr::new(ip, told.remote_port.unwrap_or(0));
-            self.client.remote = remote;
-            self.story.remote = remote;
-            self.place.cell.set_remote(remote);
             self.exempt = cidr::any_contains(&self.config.limits.exempt, ip);
-            match self.shared.addresses.acquire(ip, &self.config.limits) {
-                Some(own) => *permit = own,
-                None => return Err(self.refuse_address(link).await),
-            }
+            let remote = SocketAddr::new(ip, told.remote_port.unwrap_or(0));
+            self.set_remote(remote, link, permit).await?;
         }
         if let Some(ip) = told.local_ip {
             self.client.local = SocketAddr::new(ip, told.local_port.unwrap_or(0));
@@ -47,6 +52,42 @@ impl Front<'_> {
         self.client.tls = told.tls.unwrap_or(self.client.tls);
         self.client.server_name = told.server_name.or(self.client.server_name.take());
         self.forward = told.forward;
+        Ok(())
+    }
+
+    /// Forgets it again: before STARTTLS anybody on the way may have said it (RFC 9051 section
+    /// 6.2.1).
+    pub(super) async fn forget_told(
+        &mut self,
+        link: &mut Link,
+        permit: &mut AddressPermit,
+    ) -> Result<(), CloseReason> {
+        let Some(arrived) = self.arrived.take() else { return Ok(()) };
+        let Arrived { client, exempt } = *arrived;
+        let (described, remote) = (self.client.remote, client.remote);
+        self.client = client;
+        self.exempt = exempt;
+        self.story.outer_session = None;
+        self.forward = Vec::new();
+        if described == remote {
+            return Ok(());
+        }
+        self.set_remote(remote, link, permit).await
+    }
+
+    async fn set_remote(
+        &mut self,
+        remote: SocketAddr,
+        link: &mut Link,
+        permit: &mut AddressPermit,
+    ) -> Result<(), CloseReason> {
+        self.client.remote = remote;
+        self.story.remote = remote;
+        self.place.cell.set_remote(remote);
+        match self.shared.addresses.acquire(remote.ip(), &self.config.limits) {
+            Some(own) => *permit = own,
+            None => return Err(self.refuse_address(link).await),
+        }
         Ok(())
     }
 

@@ -40,6 +40,18 @@ impl Front<'_> {
         self.place.cell.set_logged_in(false);
     }
 
+    pub(super) fn tell_failed(&self, failure: &Failure) {
+        tracing::info!(
+            session = %self.story.session,
+            listener = self.story.listener,
+            remote_address = %self.client.remote.ip().to_canonical(),
+            reason = failure.reason,
+            answer = failure.answer.reason(),
+            user = failure.user.as_ref().map(|user| self.shared.telemetry.user(user)),
+            "login failed"
+        );
+    }
+
     /// One attempt, counted unless it went well: then the caller does.
     pub(super) async fn log_in(
         &mut self,
