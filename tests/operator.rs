@@ -270,6 +270,26 @@ fn a_backend_that_the_file_lets_take_users_again_is_emptied_no_longer() {
 }
 
 #[test]
+fn an_order_to_empty_a_backend_ends_no_session_elsewhere_of_one_whose_login_failed_there() {
+    let failing = Ordinary::new()
+        .delay("AUTHENTICATE", Duration::from_secs(2))
+        .verdict(|_, _| "NO [UNAVAILABLE] not now".to_owned())
+        .start();
+    let (n2, s1) = (Backend::ordinary(), Backend::ordinary());
+    let proxy = Pointsman::start(&AUTHORITY, |places| places.head() + &shards(&failing, &n2, &s1));
+    let mut client = proxy.client();
+    let tag = client.send_command("LOGIN anna secret");
+    wait_until("it is under way", || (failing.connections() == 1).then_some(()));
+    proxy.operate_ok(&["drain", "n1", "--end-within", "6s"]);
+    let told = client.read_response(&tag).status;
+    assert!(told.starts_with("NO [UNAVAILABLE]"), "{told}");
+    client.login("anna", "secret");
+    assert_eq!(n2.users(), ["anna"]);
+    client.expect_silence(Duration::from_secs(7));
+    client.command_ok("NOOP");
+}
+
+#[test]
 fn users_of_a_fenced_backend_go_elsewhere_at_once_though_it_never_said_goodbye() {
     // It takes logins, and then neither answers nor closes, as a server that hangs.
     let hung = Backend::start(Opening::clear(), |peer| {

@@ -262,6 +262,13 @@ impl SessionCell {
         }
     }
 
+    /// A login that came to nothing: an order to empty the backend is nothing to it any more.
+    pub(super) fn leave_backend(&self) {
+        if self.order.get().is_some_and(|order| order.reason == CloseReason::BackendDrain) {
+            self.order.set(None);
+        }
+    }
+
     /// Gives the session an order and wakes it. A later order replaces an earlier one.
     pub fn order(&self, order: Order) {
         self.order.set(Some(order));

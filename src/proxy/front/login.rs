@@ -107,6 +107,7 @@ impl Front<'_> {
         if result.is_err() {
             self.permit.downgrade();
             self.place.cell.set_logged_in(false);
+            self.place.cell.leave_backend();
         }
         result
     }
