@@ -407,18 +407,41 @@ async fn a_table_takes_over_what_did_not_change() {
     let lookup = || Lookup::Shard(shard("north")); // Stands for the directory's configuration.
     let table = table_of(vec![remote(down(), OnFailure::Next)]);
     let former = table.former(Arc::new(config(vec![lookup()])));
-    let resolver = &table.resolver;
-    assert!(former.same(&config(vec![lookup()]), &lookup(), resolver).is_some());
-    let others = around().resolver;
-    assert!(former.same(&config(vec![lookup()]), &lookup(), &others).is_none(), "other servers");
+    assert!(former.known(&config(vec![lookup()]), &lookup()).is_some());
     let other = Lookup::Shard(shard("south"));
-    assert!(former.same(&config(vec![other.clone()]), &other, resolver).is_none());
+    assert!(former.known(&config(vec![other.clone()]), &other).is_none());
     let mut names = config(vec![lookup()]);
     names.routing.default_domain = None;
-    assert!(former.same(&names, &lookup(), resolver).is_none(), "other names, other answers");
+    assert!(former.known(&names, &lookup()).is_none(), "other names, other answers");
     let mut shards = config(vec![lookup()]);
+    assert!(former.has_same_places(&shards, &table.resolver));
+    assert!(!former.has_same_places(&shards, &around().resolver), "other name servers");
     shards.shards.pop();
-    assert!(former.same(&shards, &lookup(), resolver).is_none());
+    assert!(former.known(&shards, &lookup()).is_some());
+    assert!(!former.has_same_places(&shards, &table.resolver));
+}
+
+/// What a directory can mean by a place, and nothing else of the shards.
+#[test]
+fn places_are_the_shards_and_where_their_backends_are() {
+    let parsed = |backend: &str| {
+        let text = format!(
+            "listeners: [ {{ name: i, address: \"127.0.0.1:143\", tls: none }} ]\n\
+             shards: {{ s: {{ kind: shared, backends: [ {{ {backend} }} ] }} }}\n\
+             routing: {{ lookups: [ {{ shard: s }} ] }}\n"
+        );
+        Config::parse(Path::new("p.yaml"), &text).unwrap()
+    };
+    let was = parsed("name: a, address: \"a.internal:143\", tls: none");
+    for (is, same) in [
+        ("name: a, address: \"a.internal:143\", tls: none, weight: 7, state: drain", true),
+        ("name: b, address: \"a.internal:143\", tls: none", true),
+        ("name: a, address: \"a.internal:143\", tls: starttls", false),
+        ("name: a, address: \"a.internal:144\", tls: none", false),
+        ("name: a, address: \"b.internal:143\", tls: none", false),
+    ] {
+        assert_eq!(same_places(&was, &parsed(is)), same, "{is}");
+    }
 }
 
 fn table_of(links: Vec<Link>) -> Table {
