@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::lookup::{Guarded, Said};
 use super::maps::{self, MapError, Maps, Rules};
-use super::name::NameError;
+use super::name::{self, NameError};
 use super::overrides::Overrides;
 use super::query::{FailureReason, Found, Login, Query, Refusal, RemoteSource};
 use super::slots::{SlotError, SlotTable};
@@ -21,7 +21,7 @@ use super::sources::{
     CompiledUsers, DomainFault, Domains, Patterns, Shards, Source, Users, UsersError, open,
     same_places,
 };
-use crate::config::{BackendPlace, Config, Lookup, LookupGuard};
+use crate::config::{BackendPlace, Config, Lookup, LookupGuard, RoutingKey};
 use crate::metrics::{LookupResult, LookupSource, Metrics};
 use crate::names::{BackendId, ShardId, UserName};
 use crate::net::resolve::{Addresses, Resolver};
@@ -219,6 +219,8 @@ pub struct Table {
     shards: Shards,
     /// What follows the servers of its lookups.
     resolver: Resolver,
+    /// Where no lookup says a key.
+    routing_key: RoutingKey,
     generation: u64,
 }
 
@@ -296,7 +298,8 @@ impl Table {
         };
         let links = lookups.iter().map(link).collect::<Result<_, RoutingError>>()?;
         let resolver = around.resolver.clone();
-        Ok(Self { pins: Arc::default(), links, shards, resolver, generation })
+        let routing_key = config.routing.routing_key;
+        Ok(Self { pins: Arc::default(), links, shards, resolver, routing_key, generation })
     }
 
     /// The same table with these pins.
@@ -358,12 +361,19 @@ impl Table {
             shard: found.shard.clone(),
             backend: found.backend.clone(),
             user: user.clone(),
-            routing_key: found.routing_key.as_ref().unwrap_or(user).clone(),
+            routing_key: found.routing_key.clone().unwrap_or_else(|| self.key_of(user)),
             login: found.login.clone(),
             connect_timeout: found.connect_timeout,
             not_before: found.not_before,
             generation: self.generation,
             source,
+        }
+    }
+
+    fn key_of(&self, user: &UserName) -> UserName {
+        match (self.routing_key, name::domain_of(user)) {
+            (RoutingKey::Domain, Some(domain)) => UserName::new(domain),
+            (RoutingKey::User, _) | (RoutingKey::Domain, None) => user.clone(),
         }
     }
 

@@ -31,6 +31,7 @@ fn config(lookups: Vec<Lookup>) -> Config {
             canonical: config::Canonical::Lowercase,
             default_domain: Some("example.org".to_owned()),
             lookups,
+            routing_key: config::RoutingKey::User,
             sticky: seconds,
             on_route_change: crate::config::OnRouteChange::Join,
         },
@@ -403,6 +404,42 @@ async fn a_directory_may_name_another_user_a_key_and_a_backend() {
 }
 
 #[tokio::test]
+async fn the_key_is_the_user_or_his_domain_where_no_lookup_says_it() {
+    use crate::config::RoutingKey;
+    use crate::routing::overrides::{pin_key, pin_value};
+    use crate::store::Change;
+
+    let alias = Found { user: Some(UserName::new("rob@b@b.org")), ..Found::on(shard("north")) };
+    let keyed = Found { routing_key: Some(UserName::new("family")), ..alias.clone() };
+    let cases = [
+        (Found::on(shard("north")), "kim@a.org", "kim@a.org", "a.org"),
+        (Found::on(shard("north")), "kim", "kim", "kim"),
+        (alias, "kim@a.org", "rob@b@b.org", "b.org"),
+        (keyed, "kim@a.org", "family", "family"),
+    ];
+    for (found, user, by_user, by_domain) in cases {
+        for (routing_key, key) in [(RoutingKey::User, by_user), (RoutingKey::Domain, by_domain)] {
+            let links = vec![remote(Ok(Some(found.clone())), OnFailure::Next)];
+            let table = Table { routing_key, ..table_of(links) };
+            let user = UserName::new(user);
+            let route = table.route(&Query::of_user(&user), |_| ()).await.unwrap();
+            assert_eq!(route.routing_key.as_str(), key, "{routing_key:?} of {user}");
+        }
+    }
+    // Who is pinned shares the place of his domain there.
+    let (user, pins) = (UserName::new("kim@a.org"), Overrides::default());
+    let (key, value) = (pin_key(&user), pin_value(&shard("south")));
+    pins.apply(&Change::Put { key, value }).unwrap();
+    let table = Table {
+        shards: [shard("north"), shard("south")].into(),
+        routing_key: RoutingKey::Domain,
+        ..table_of(vec![everybody_on("north")]).with_pins(Arc::new(pins))
+    };
+    let route = table.route(&Query::of_user(&user), |_| ()).await.unwrap();
+    assert_eq!((route.shard.as_str(), route.routing_key.as_str()), ("south", "a.org"));
+}
+
+#[tokio::test]
 async fn a_table_takes_over_what_did_not_change() {
     let lookup = || Lookup::Shard(shard("north")); // Stands for the directory's configuration.
     let table = table_of(vec![remote(down(), OnFailure::Next)]);
@@ -446,7 +483,8 @@ fn places_are_the_shards_and_where_their_backends_are() {
 
 fn table_of(links: Vec<Link>) -> Table {
     let resolver = around().resolver;
-    Table { pins: Arc::default(), links, shards: Arc::from([]), resolver, generation: 1 }
+    let (shards, routing_key) = (Arc::from([]), config::RoutingKey::User);
+    Table { pins: Arc::default(), links, shards, resolver, routing_key, generation: 1 }
 }
 
 #[tokio::test]
@@ -462,6 +500,7 @@ async fn a_pin_goes_before_all_lookups_and_one_to_a_shard_that_is_gone_is_an_out
         pins: Arc::clone(&pins),
         links: vec![Link::Memory(shard)],
         shards: Arc::from([ShardId::new("north"), ShardId::new("south")]),
+        routing_key: config::RoutingKey::User,
         generation: 1,
     };
     let anna = UserName::new("anna");
