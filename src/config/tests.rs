@@ -467,6 +467,12 @@ fn a_lookup_in_memory_takes_no_bounds_of_one_over_the_network() {
         let text = lookups(&format!("    - {{ shard: north, {wrong} }}\n"));
         assert_eq!(faults(&text).len(), 2, "{wrong}");
     }
+    // Nor a users file, also where it is a compiled map: its failures are always `unavailable`.
+    let users = lookups("    - { users: { file: f }, on_failure: next }\n");
+    assert_eq!(
+        faults(&users),
+        [format!("8:41 `on_failure` means nothing to `users`, which asks nobody {beside}")]
+    );
 }
 
 #[test]
