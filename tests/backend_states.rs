@@ -123,6 +123,23 @@ fn a_standby_is_taken_when_no_other_serves_and_left_when_one_does() {
 }
 
 #[test]
+fn a_standby_that_is_alone_is_tried_again_as_soon_as_it_is_back() {
+    let mut standby = Backend::ordinary();
+    let port = standby.port();
+    let proxy = Pointsman::start(&AUTHORITY, |places| {
+        configuration(places, "shared", &[(&standby, "standby")])
+            + "upstream: { skip_failed: 60s }\n"
+    });
+    standby.stop();
+    let refused = proxy.client().try_login("anna", "secret").status;
+    assert!(refused.starts_with("NO [UNAVAILABLE]"), "{refused}");
+
+    let back = support::ordinary::Ordinary::new().start_at(port);
+    proxy.logged_in("anna", "secret").logout();
+    assert_eq!(back.users(), ["anna"]);
+}
+
+#[test]
 fn nothing_is_dialled_on_a_disabled_backend_not_even_for_users_with_sessions() {
     let (first, second) = (Backend::ordinary(), Backend::ordinary());
     let proxy = start("primary", &[(&first, "up"), (&second, "up")]);

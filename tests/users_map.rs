@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use support::backend::Backend;
 use support::client::Client;
+use support::flood::anonymous_kib;
 use support::pointsman::{Places, Pointsman, check, run_binary};
 use support::process::run;
 use support::tls::Authority;
@@ -272,4 +273,40 @@ fn replacing_the_map_while_two_thousand_logins_run_loses_none() {
     assert!(parity(&north, 0) && parity(&south, 1), "a login went to another shard");
     assert!(logins >= LOGINS);
     assert_eq!(north.users().len() + south.users().len(), logins);
+}
+
+/// What a proxy holds of a map is pages of its file, which the system may take back: neither
+/// the map in use nor the one that takes its place is copied into memory.
+#[test]
+fn replacing_a_map_of_a_hundred_thousand_users_takes_no_copy_of_it_in_memory() {
+    const REPLACEMENTS: usize = 5;
+    let (north, south) = (Backend::ordinary(), Backend::ordinary());
+    let shards = [("north", &north), ("south", &south)];
+    let proxy = Pointsman::start(&AUTHORITY, |places| {
+        build_well(&places.file(""), "bob north\n");
+        configuration(places, north.port(), south.port(), "users.map")
+    });
+    assert_eq!(shard_of(&proxy, "bob", &shards), Some("north"));
+    let domain = format!("{}.example.org", "long-name-of-a-department".repeat(4));
+    let before = anonymous_kib(proxy.id());
+    let mut most = before;
+    for round in 1..=REPLACEMENTS {
+        let shard = ["north", "south"][round % 2];
+        let others: String =
+            (0..100_000).map(|number| format!("user{number:06}@{domain} {shard}\n")).collect();
+        build_well(&folder_of(&proxy), &format!("bob {shard}\n{others}"));
+        wait_until("the new map is in use", || {
+            most = most.max(anonymous_kib(proxy.id()));
+            (proxy.log().matches("a new users map is in use").count() == round).then_some(())
+        });
+        for user in ["bob", &format!("user{round:06}@{domain}")] {
+            assert_eq!(shard_of(&proxy, user, &shards), Some(shard), "{user}");
+        }
+        most = most.max(anonymous_kib(proxy.id()));
+    }
+    let map_bytes = fs::metadata(proxy.places().file("users.map")).unwrap().len();
+    let map_kib = usize::try_from(map_bytes / 1024).unwrap();
+    let grown = most - before;
+    assert!(map_kib > 8 * 1024, "a map of {map_kib} KiB");
+    assert!(grown < map_kib / 3, "{before} KiB grew by {grown} KiB with a map of {map_kib} KiB");
 }

@@ -48,7 +48,7 @@ pub use self::log::{Log, LogFormat, LogUser, UserField, UserKey};
 pub use self::master::Master;
 pub use self::network::Network;
 pub use self::patterns::{Pattern, compile_patterns};
-pub use self::routing::{Canonical, Lookup, OnRouteChange, RemoteLookup, Routing};
+pub use self::routing::{Canonical, Lookup, OnRouteChange, RemoteLookup, Routing, RoutingKey};
 pub use self::secret::SecretSource;
 pub use self::service::{Admin, Shutdown, Store};
 pub use self::shard::{Balance, Shard, ShardKind};

@@ -32,10 +32,27 @@ pub struct Routing {
     pub default_domain: Option<String>,
     /// Asked in this order, the first answer wins. At least one.
     pub lookups: Vec<Lookup>,
+    /// What the choice among a shard's backends goes by, where no lookup says it. Default: the
+    /// user. A reload changes it for users without sessions who are not remembered.
+    pub routing_key: RoutingKey,
     /// How long a user's backend is remembered after the last session. Default 15 min.
     pub sticky: Duration,
     /// What becomes of a user's sessions on another shard than the route's. Default: join.
     pub on_route_change: OnRouteChange,
+}
+
+/// What the choice among a shard's backends goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoutingKey {
+    /// The user: each has his own place.
+    User,
+    /// The domain behind the last `@`: its users share a place. Of a name without one, the name.
+    Domain,
+}
+
+impl Keyword for RoutingKey {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("user", Self::User), ("domain", Self::Domain)];
 }
 
 /// What becomes of a user's sessions when his route names another shard.
@@ -58,6 +75,7 @@ impl Routing {
             canonical,
             default_domain,
             lookups: Vec::new(),
+            routing_key: RoutingKey::User,
             sticky: STICKY_DEFAULT,
             on_route_change: OnRouteChange::Join,
         }
@@ -119,6 +137,7 @@ pub(super) struct RawRouting {
     canonical: Option<Text>,
     default_domain: Option<Text>,
     lookups: Option<Spanned<Vec<Spanned<RawLookup>>>>,
+    routing_key: Option<Text>,
     sticky: Option<Text>,
     on_route_change: Option<Text>,
 }
@@ -175,6 +194,7 @@ impl RawRouting {
             .default_domain
             .as_ref()
             .and_then(|domain| check_domain("default_domain", domain, canonical, check));
+        let routing_key = check.word("routing_key", self.routing_key.as_ref(), RoutingKey::User);
         let range = Duration::ZERO..=STICKY_MAX;
         let sticky = check.duration("sticky", self.sticky.as_ref(), range, STICKY_DEFAULT);
         let word = self.on_route_change;
@@ -188,7 +208,14 @@ impl RawRouting {
             checked.extend(chain.check(index, raw, check));
         }
         let on_route_change = check.word("on_route_change", word.as_ref(), OnRouteChange::Join);
-        Some(Routing { canonical, default_domain, lookups: checked, sticky, on_route_change })
+        Some(Routing {
+            canonical,
+            default_domain,
+            lookups: checked,
+            routing_key,
+            sticky,
+            on_route_change,
+        })
     }
 }
 

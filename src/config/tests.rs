@@ -467,6 +467,12 @@ fn a_lookup_in_memory_takes_no_bounds_of_one_over_the_network() {
         let text = lookups(&format!("    - {{ shard: north, {wrong} }}\n"));
         assert_eq!(faults(&text).len(), 2, "{wrong}");
     }
+    // Nor a users file, also where it is a compiled map: its failures are always `unavailable`.
+    let users = lookups("    - { users: { file: f }, on_failure: next }\n");
+    assert_eq!(
+        faults(&users),
+        [format!("8:41 `on_failure` means nothing to `users`, which asks nobody {beside}")]
+    );
 }
 
 #[test]
@@ -659,7 +665,7 @@ fn the_defaults_in_the_example_are_the_defaults() {
     assert_eq!(example.shutdown, minimal.shutdown);
     assert_eq!(example.log, minimal.log);
     assert_eq!(example.listeners[0], minimal.listeners[0]);
-    let of_routing = |routing: &Routing| (routing.canonical, routing.sticky);
+    let of_routing = |routing: &Routing| (routing.canonical, routing.routing_key, routing.sticky);
     assert_eq!(of_routing(&example.routing), of_routing(&minimal.routing));
     let of_backend = |backend: &Backend| (backend.forward, backend.pipelining, backend.alpn);
     let backends = [&example, &minimal].map(|config| of_backend(&config.shards[0].backends[0]));
@@ -818,6 +824,19 @@ fn every_key_is_in_the_example() {
             assert!(words.contains(&format!("{key}:").as_str()), "{section}: {key}");
         }
     }
+}
+
+#[test]
+fn the_key_of_routing_is_the_user_or_the_domain() {
+    let key = |line: &str| lookups(&format!("    - shard: north\n{line}"));
+    let taken = |line: &str| parse(&key(line)).unwrap().routing.routing_key;
+    assert_eq!(taken(""), RoutingKey::User);
+    assert_eq!(taken("  routing_key: user\n"), RoutingKey::User);
+    assert_eq!(taken("  routing_key: domain\n"), RoutingKey::Domain);
+    assert_eq!(
+        faults(&key("  routing_key: shard\n")),
+        ["9:16 `routing_key` cannot be `shard` / one of `user`, `domain`"]
+    );
 }
 
 #[test]

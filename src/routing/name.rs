@@ -67,6 +67,11 @@ pub fn canonical(routing: &Routing, raw: &[u8]) -> Result<UserName, NameError> {
     Ok(UserName::new(name))
 }
 
+/// What is behind the last `@` of a canonical name.
+pub(super) fn domain_of(user: &UserName) -> Option<&str> {
+    user.as_str().rsplit_once('@').map(|(_, domain)| domain)
+}
+
 /// As [`canonical`], into a buffer that is cleared first, for loaders of many names. What is
 /// in the buffer after an error is of no use.
 pub(super) fn canonical_into(
@@ -213,6 +218,7 @@ mod tests {
             canonical,
             default_domain: default_domain.map(str::to_owned),
             lookups: Vec::new(),
+            routing_key: crate::config::RoutingKey::User,
             sticky: Duration::from_secs(900),
             on_route_change: crate::config::OnRouteChange::Join,
         }

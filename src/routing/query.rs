@@ -120,6 +120,9 @@ impl Question {
 pub struct Found {
     /// The shard. One that is not configured makes the answer unusable.
     pub shard: ShardId,
+    /// Whether the shard is that of a host which the source names: with other backends it may
+    /// be another one.
+    pub by_host: bool,
     /// The one backend of the shard that new sessions go to, where the source names a host.
     pub backend: Option<BackendId>,
     /// Another identity for joining, limits, kick and logs, in canonical form.
@@ -142,6 +145,7 @@ impl Found {
     pub fn on(shard: ShardId) -> Self {
         Self {
             shard,
+            by_host: false,
             backend: None,
             user: None,
             routing_key: None,

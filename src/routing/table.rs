@@ -13,14 +13,15 @@ use tokio::time::Instant;
 
 use super::lookup::{Guarded, Said};
 use super::maps::{self, MapError, Maps, Rules};
-use super::name::NameError;
+use super::name::{self, NameError};
 use super::overrides::Overrides;
 use super::query::{FailureReason, Found, Login, Query, Refusal, RemoteSource};
 use super::slots::{SlotError, SlotTable};
 use super::sources::{
     CompiledUsers, DomainFault, Domains, Patterns, Shards, Source, Users, UsersError, open,
+    same_places,
 };
-use crate::config::{BackendPlace, Config, Lookup, LookupGuard};
+use crate::config::{BackendPlace, Config, Lookup, LookupGuard, RoutingKey};
 use crate::metrics::{LookupResult, LookupSource, Metrics};
 use crate::names::{BackendId, ShardId, UserName};
 use crate::net::resolve::{Addresses, Resolver};
@@ -195,16 +196,17 @@ pub struct Former {
 }
 
 impl Former {
-    /// The same lookup, with its connections, breaker and cache.
-    fn same(&self, config: &Config, lookup: &Lookup, resolver: &Resolver) -> Option<Guarded> {
+    /// The lookup, where its own settings are the same and names mean what they meant.
+    fn known(&self, config: &Config, lookup: &Lookup) -> Option<&Guarded> {
         let (was, is) = (&self.config.routing, &config.routing);
         let same_names = was.canonical == is.canonical && was.default_domain == is.default_domain;
-        let same_servers = self.config.shards == config.shards && self.resolver.is_same(resolver);
-        if !same_names || !same_servers {
-            return None;
-        }
         let place = was.lookups.iter().position(|former| former == lookup)?;
-        self.remotes.get(place)?.clone()
+        self.remotes.get(place)?.as_ref().filter(|_| same_names)
+    }
+
+    /// Whether a directory's word for a place means what it meant.
+    fn has_same_places(&self, config: &Config, resolver: &Resolver) -> bool {
+        same_places(&self.config, config) && self.resolver.is_same(resolver)
     }
 }
 
@@ -217,6 +219,8 @@ pub struct Table {
     shards: Shards,
     /// What follows the servers of its lookups.
     resolver: Resolver,
+    /// Where no lookup says a key.
+    routing_key: RoutingKey,
     generation: u64,
 }
 
@@ -274,22 +278,28 @@ impl Table {
         }
         let follow = |place: &BackendPlace| around.resolver.follow(place);
         let loader = Loader { config, shards: &shards, slots, maps: &around.maps, follow: &follow };
+        let former = around.former.as_ref();
+        let is_same = former.is_some_and(|former| former.has_same_places(config, &around.resolver));
         let link = |lookup| match loader.load(lookup)? {
             Loaded::Memory(source) => Ok(Link::Memory(source)),
             Loaded::Remote(source, guard) => {
-                let former = around.former.as_ref();
-                let taken_over =
-                    former.and_then(|former| former.same(config, lookup, &around.resolver));
-                let guarded = taken_over.unwrap_or_else(|| {
-                    let breakers = around.metrics.logins.breakers(source.label());
-                    Guarded::new(source, guard, shards.clone(), around.runtime.clone(), breakers)
-                });
+                let known = former.and_then(|former| former.known(config, lookup));
+                let guarded = match known {
+                    Some(known) if is_same => known.clone(),
+                    Some(known) => known.renewed(source, shards.clone()),
+                    None => {
+                        let breakers = around.metrics.logins.breakers(source.label());
+                        let runtime = around.runtime.clone();
+                        Guarded::new(source, guard, shards.clone(), runtime, breakers)
+                    }
+                };
                 Ok(Link::Remote(guarded))
             }
         };
         let links = lookups.iter().map(link).collect::<Result<_, RoutingError>>()?;
         let resolver = around.resolver.clone();
-        Ok(Self { pins: Arc::default(), links, shards, resolver, generation })
+        let routing_key = config.routing.routing_key;
+        Ok(Self { pins: Arc::default(), links, shards, resolver, routing_key, generation })
     }
 
     /// The same table with these pins.
@@ -351,12 +361,19 @@ impl Table {
             shard: found.shard.clone(),
             backend: found.backend.clone(),
             user: user.clone(),
-            routing_key: found.routing_key.as_ref().unwrap_or(user).clone(),
+            routing_key: found.routing_key.clone().unwrap_or_else(|| self.key_of(user)),
             login: found.login.clone(),
             connect_timeout: found.connect_timeout,
             not_before: found.not_before,
             generation: self.generation,
             source,
+        }
+    }
+
+    fn key_of(&self, user: &UserName) -> UserName {
+        match (self.routing_key, name::domain_of(user)) {
+            (RoutingKey::Domain, Some(domain)) => UserName::new(domain),
+            (RoutingKey::User, _) | (RoutingKey::Domain, None) => user.clone(),
         }
     }
 

@@ -74,7 +74,11 @@ pub fn candidates(balance: Balance, key: &UserName, backends: &[Candidate<'_>]) 
     if !standby.is_empty() {
         return Candidates { first: standby, standby: Vec::new() };
     }
-    Candidates { first: of(AdminState::Up, false), standby: of(AdminState::Standby, false) }
+    let (up, standby) = (of(AdminState::Up, false), of(AdminState::Standby, false));
+    if up.is_empty() {
+        return Candidates { first: standby, standby: up };
+    }
+    Candidates { first: up, standby }
 }
 
 fn ordered(balance: Balance, key: &UserName, mut backends: Vec<&Candidate<'_>>) -> Vec<BackendId> {
@@ -178,6 +182,23 @@ mod tests {
         assert_eq!(ask(&[1]), one);
         assert_eq!(ask(&[1, 2]), Candidates { first: standby.clone(), standby: Vec::new() });
         assert_eq!(ask(&[0, 1, 2]), Candidates { first: ups, standby });
+    }
+
+    #[test]
+    fn a_shard_that_lives_on_standbys_tries_them_also_when_all_of_them_failed() {
+        use AdminState::{Down, Standby};
+        let names = names(3);
+        let user = UserName::new("kim");
+        let mut backends = in_states(&names, &[Down, Standby, Standby], &[1, 2]);
+        let only = |first: &[&BackendId]| Candidates {
+            first: first.iter().copied().cloned().collect(),
+            standby: Vec::new(),
+        };
+        let order = candidates(Balance::Ordered, &user, &backends);
+        assert_eq!(order, only(&[&names[1], &names[2]]));
+        backends[1].down = true;
+        let order = candidates(Balance::Ordered, &user, &backends);
+        assert_eq!(order, only(&[&names[2], &names[1]]));
     }
 
     #[test]

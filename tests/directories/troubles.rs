@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::support::backend::Backend;
 use super::support::client::Client;
 use super::support::databases::{self, DatabaseServer};
-use super::support::pointsman::Pointsman;
+use super::support::pointsman::{Places, Pointsman};
 use super::support::redis::Redis;
 use super::support::slapd::{self, Slapd};
 use super::support::valve::{Flow, Valve};
@@ -215,4 +215,62 @@ fn a_database_may_hang_or_die() {
     server.process.kill();
     site.assert_served("bob", "dead");
     site.assert_others_are_put_off("dead");
+}
+
+/// The operator of a cluster whose directory is down may have to change something else.
+#[test]
+fn a_reload_while_the_directory_is_down_keeps_the_users_whose_place_is_known() {
+    let mut redis = Redis::start(&AUTHORITY);
+    for (user, shard) in [("bob", "north"), ("eve", "south")] {
+        redis.set_hash(&format!("mail:{user}"), &[("shard", shard)]);
+    }
+    let backends = [Backend::ordinary(), Backend::ordinary(), Backend::ordinary()];
+    let [north, south, east] = backends.each_ref().map(Backend::address);
+    redis.set_hash("mail:host", &[("host", "127.0.0.1"), ("port", &north.port().to_string())]);
+    let url = redis.url();
+    let configuration = |places: &Places, shards: &[(&str, SocketAddr)], settings: &str| {
+        let shard = |(name, address): &(&str, SocketAddr)| {
+            format!(
+                "  {name}: {{ kind: shared, backends: \
+                 [ {{ name: {name}1, address: \"{address}\", tls: none{settings} }} ] }}\n"
+            )
+        };
+        let shards: String = shards.iter().map(shard).collect();
+        format!(
+            "{}shards:\n{shards}routing:\n  sticky: 0s\n  lookups:\n    - {{ redis: {{ url: \
+             \"{url}\", key: \"mail:%u\", value: hash }} }}\n",
+            places.head(),
+        )
+    };
+    let both = [("north", north), ("south", south)];
+    let proxy = Pointsman::start(&AUTHORITY, |places| configuration(places, &both, ""));
+    let answer = |user: &str| proxy.client().try_login(user, "password").status;
+    let _open = proxy.logged_in("bob", "password");
+    for user in ["eve", "host"] {
+        assert!(answer(user).starts_with("OK"), "{user}");
+    }
+    redis.process.kill();
+    let reload = |shards: &[(&str, SocketAddr)], settings: &str| {
+        proxy.rewrite(|places| configuration(places, shards, settings));
+        proxy.reload();
+        let taken = proxy.metrics().sum("pointsman_config_last_reload_success", &[]);
+        assert!(taken > 0.5, "{}", proxy.log());
+    };
+    for settings in ["", ", weight: 7"] {
+        reload(&both, settings);
+        for user in ["bob", "eve", "host"] {
+            assert!(answer(user).starts_with("OK"), "{user} with {settings:?}: {}", answer(user));
+        }
+    }
+    // A host may belong to another shard now; a shard that is told by its name does not.
+    reload(&[("north", north), ("south", south), ("east", east)], "");
+    for (user, start) in [("bob", "OK"), ("eve", "OK"), ("host", UNAVAILABLE)] {
+        let answer = answer(user);
+        assert!(answer.starts_with(start), "{user}: {answer}");
+    }
+    reload(&[("north", north), ("east", east)], "");
+    for (user, start) in [("bob", "OK"), ("eve", UNAVAILABLE)] {
+        let answer = answer(user);
+        assert!(answer.starts_with(start), "{user}: {answer}");
+    }
 }

@@ -18,17 +18,25 @@ const TRUSTED_FOR: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Hit {
     /// Known, and not long ago.
-    Found(Arc<Found>),
+    Found(Kept),
     /// Known once: for the time that the source cannot be asked.
-    Stale(Arc<Found>),
+    Stale(Kept),
     /// Not known to the source.
     Missed,
+}
+
+/// What a source said of a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) found: Arc<Found>,
+    /// The [`Inner::epoch`](super::Inner) in which it was said.
+    pub(super) epoch: u64,
 }
 
 /// Users found and users missed, each kept apart: names that nobody has push out no user.
 #[derive(Debug)]
 pub(super) struct Cache {
-    found: Shelf<Arc<Found>>,
+    found: Shelf<Kept>,
     missed: Shelf<()>,
 }
 
@@ -42,20 +50,20 @@ impl Cache {
     }
 
     pub(super) fn lookup(&self, user: &UserName, now: Instant) -> Option<Hit> {
-        if let Some((found, fresh)) = self.found.lookup(user, now) {
-            let found = Arc::clone(found);
-            return Some(if fresh { Hit::Found(found) } else { Hit::Stale(found) });
+        if let Some((kept, fresh)) = self.found.lookup(user, now) {
+            let kept = kept.clone();
+            return Some(if fresh { Hit::Found(kept) } else { Hit::Stale(kept) });
         }
         let (&(), fresh) = self.missed.lookup(user, now)?;
         fresh.then_some(Hit::Missed)
     }
 
     /// Takes what a source said in place of what it said before.
-    pub(super) fn keep(&mut self, user: &UserName, said: Option<&Arc<Found>>, now: Instant) {
+    pub(super) fn keep(&mut self, user: &UserName, said: Option<Kept>, now: Instant) {
         match said {
-            Some(found) if found.may_cache => {
+            Some(kept) if kept.found.may_cache => {
                 self.missed.remove(user);
-                self.found.insert(user, Arc::clone(found), now);
+                self.found.insert(user, kept, now);
             }
             Some(_) => self.forget(user),
             None => {
@@ -208,8 +216,8 @@ mod tests {
         UserName::new(format!("user{number}"))
     }
 
-    fn found(shard: &str) -> Arc<Found> {
-        Arc::new(Found::on(ShardId::new(shard)))
+    fn found(shard: &str) -> Kept {
+        Kept { found: Arc::new(Found::on(ShardId::new(shard))), epoch: 0 }
     }
 
     #[tokio::test]
@@ -217,24 +225,25 @@ mod tests {
         let mut cache = Cache::new(&policy(9));
         let now = Instant::now();
         let north = found("north");
-        cache.keep(&user(1), Some(&north), now);
+        cache.keep(&user(1), Some(north.clone()), now);
         cache.keep(&user(2), None, now);
         let at =
             |cache: &Cache, number, seconds| cache.lookup(&user(number), now + SECOND * seconds);
-        assert_eq!(at(&cache, 1, 9), Some(Hit::Found(Arc::clone(&north))));
-        assert_eq!(at(&cache, 1, 10), Some(Hit::Stale(Arc::clone(&north))));
+        assert_eq!(at(&cache, 1, 9), Some(Hit::Found(north.clone())));
+        assert_eq!(at(&cache, 1, 10), Some(Hit::Stale(north.clone())));
         assert_eq!(at(&cache, 1, 30), None);
         assert_eq!(at(&cache, 2, 2), Some(Hit::Missed));
         assert_eq!(at(&cache, 2, 3), None);
         assert_eq!(at(&cache, 3, 0), None);
         // A new answer takes the place of the former one, of either kind.
-        cache.keep(&user(2), Some(&north), now + SECOND);
+        cache.keep(&user(2), Some(north.clone()), now + SECOND);
         cache.keep(&user(1), None, now + SECOND);
         assert_eq!(at(&cache, 1, 2), Some(Hit::Missed));
         assert_eq!(at(&cache, 2, 2), Some(Hit::Found(north)));
         // One that holds for a moment only leaves nothing, not even of the one before.
-        let once = Arc::new(Found { may_cache: false, ..Found::on(ShardId::new("south")) });
-        cache.keep(&user(2), Some(&once), now + SECOND);
+        let once = Found { may_cache: false, ..Found::on(ShardId::new("south")) };
+        let once = Kept { found: Arc::new(once), epoch: 0 };
+        cache.keep(&user(2), Some(once), now + SECOND);
         assert_eq!(at(&cache, 2, 1), None);
     }
 
@@ -243,17 +252,17 @@ mod tests {
         let mut cache = Cache::new(&policy(9));
         let now = Instant::now();
         let north = found("north");
-        cache.keep(&user(1), Some(&north), now);
+        cache.keep(&user(1), Some(north.clone()), now);
         cache.doubt(&user(1), now);
-        assert_eq!(cache.lookup(&user(1), now), Some(Hit::Found(Arc::clone(&north))));
+        assert_eq!(cache.lookup(&user(1), now), Some(Hit::Found(north.clone())));
         cache.doubt(&user(1), now + SECOND);
-        assert_eq!(cache.lookup(&user(1), now), Some(Hit::Stale(Arc::clone(&north))));
-        cache.keep(&user(1), Some(&north), now);
+        assert_eq!(cache.lookup(&user(1), now), Some(Hit::Stale(north.clone())));
+        cache.keep(&user(1), Some(north.clone()), now);
         cache.keep(&user(2), None, now);
         cache.doubt_all();
-        assert_eq!(cache.lookup(&user(1), now), Some(Hit::Stale(Arc::clone(&north))));
+        assert_eq!(cache.lookup(&user(1), now), Some(Hit::Stale(north.clone())));
         assert_eq!(cache.lookup(&user(2), now), None);
-        cache.keep(&user(1), Some(&north), now);
+        cache.keep(&user(1), Some(north.clone()), now);
         assert_eq!(cache.lookup(&user(1), now), Some(Hit::Found(north)));
     }
 
@@ -262,10 +271,10 @@ mod tests {
         let mut cache = Cache::new(&policy(3));
         let now = Instant::now();
         for number in 0..3 {
-            cache.keep(&user(number), Some(&found("north")), now);
+            cache.keep(&user(number), Some(found("north")), now);
         }
-        cache.keep(&user(0), Some(&found("south")), now); // Now the youngest.
-        cache.keep(&user(3), Some(&found("north")), now);
+        cache.keep(&user(0), Some(found("south")), now); // Now the youngest.
+        cache.keep(&user(3), Some(found("north")), now);
         let known: Vec<bool> =
             (0..4).map(|number| cache.lookup(&user(number), now).is_some()).collect();
         assert_eq!(known, [true, false, true, true]);
@@ -289,7 +298,7 @@ mod tests {
             for (number, is_found, seconds) in steps {
                 now += SECOND * seconds / 4;
                 let north = found("north");
-                cache.keep(&user(number), is_found.then_some(&north), now);
+                cache.keep(&user(number), is_found.then_some(north), now);
                 said.insert(user(number), is_found);
                 prop_assert!(cache.sizes().into_iter().all(|size| size <= 10));
                 prop_assert!(cache.sizes()[0] <= 5 && cache.sizes()[2] <= 5);

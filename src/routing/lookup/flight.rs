@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::breaker::Admission;
+use super::cache::Kept;
 use super::{Inner, State, Turn};
 use crate::names::UserName;
 use crate::routing::query::{FailureReason, Found, Question, SourceFailure, SourceResult};
@@ -86,9 +87,15 @@ impl Ticket {
         let mut state = self.inner.state();
         state.under_way = state.under_way.saturating_sub(1);
         if !is_alone {
-            state.flights.remove(&self.user);
+            let epoch = self.inner.epoch;
+            if state.flights.get(&self.user).is_some_and(|flight| flight.epoch == epoch) {
+                state.flights.remove(&self.user);
+            }
             match &landing {
-                Ok(found) => state.cache.keep(&self.user, found.as_ref(), now),
+                Ok(found) => {
+                    let kept = found.clone().map(|found| Kept { found, epoch });
+                    state.cache.keep(&self.user, kept, now);
+                }
                 Err(failure) if failure.reason.is_about_the_user() => {
                     state.cache.forget(&self.user);
                 }

@@ -9,7 +9,6 @@ mod flight;
 mod tests;
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use self::breaker::{Admission, Breaker, Turn};
-use self::cache::{Cache, Hit};
+use self::cache::{Cache, Hit, Kept};
 use self::flight::{Landing, Ticket};
 use super::query::{FailureReason, Found, Query, Question, RemoteSource, SourceFailure};
 use crate::config::{LookupGuard, OnFailure};
@@ -76,9 +75,12 @@ struct Inner {
     shards: Arc<[ShardId]>,
     runtime: Handle,
     breakers_open: OpenBreakers,
+    /// Counts how often the source was made anew.
+    epoch: u64,
     /// Lookups that may be under way at once.
-    places: Semaphore,
-    state: Mutex<State>,
+    places: Arc<Semaphore>,
+    /// Shared with the lookups that this one was made of, and that are made of it.
+    state: Arc<Mutex<State>>,
 }
 
 /// All of it is changed for moments only, never across an await.
@@ -89,12 +91,19 @@ struct State {
     /// Counts while the breaker is open.
     open: Option<SessionGauge>,
     /// Questions under way by user.
-    flights: HashMap<UserName, watch::Receiver<Option<Landing>>>,
+    flights: HashMap<UserName, Flight>,
     /// Lookups under way or waiting for a place.
     under_way: usize,
     logged: Option<Instant>,
     /// Failures since then that were not logged.
     unlogged: u64,
+}
+
+/// A question under way, to the source of that epoch.
+#[derive(Debug)]
+struct Flight {
+    epoch: u64,
+    landing: watch::Receiver<Option<Landing>>,
 }
 
 /// How a login gets its answer.
@@ -123,9 +132,29 @@ impl Guarded {
             logged: None,
             unlogged: 0,
         };
-        let places = Semaphore::new(guard.in_flight);
-        let state = Mutex::new(state);
-        let inner = Inner { source, guard, shards, runtime, breakers_open, places, state };
+        let places = Arc::new(Semaphore::new(guard.in_flight));
+        let state = Arc::new(Mutex::new(state));
+        let epoch = 0;
+        let inner = Inner { source, guard, shards, runtime, breakers_open, epoch, places, state };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The same lookup by a source that knows other backends. The two share what they know of
+    /// users and of the directory; an answer holds for the other one only where that could not
+    /// have understood it otherwise.
+    #[must_use]
+    pub fn renewed(&self, source: Arc<dyn RemoteSource>, shards: Arc<[ShardId]>) -> Self {
+        let former = &self.inner;
+        let inner = Inner {
+            source,
+            guard: former.guard.clone(),
+            shards,
+            runtime: former.runtime.clone(),
+            breakers_open: former.breakers_open.clone(),
+            epoch: former.epoch + 1,
+            places: Arc::clone(&former.places),
+            state: Arc::clone(&former.state),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -190,29 +219,44 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is cached of the user, as far as this source could have said it.
+    fn recall(&self, state: &State, user: &UserName, now: Instant) -> Option<Hit> {
+        let hit = state.cache.lookup(user, now)?;
+        let holds = match &hit {
+            Hit::Found(kept) | Hit::Stale(kept) => self.holds(kept),
+            Hit::Missed => true,
+        };
+        holds.then_some(hit)
+    }
+
+    fn holds(&self, Kept { found, epoch }: &Kept) -> bool {
+        let is_about_backends = found.by_host || found.backend.is_some();
+        *epoch == self.epoch || (!is_about_backends && self.shards.contains(&found.shard))
+    }
+
     /// One question at a time about each user; who asks meanwhile shares the answer.
     fn ask_together(self: &Arc<Self>, query: &Query<'_>) -> Way {
         let now = Instant::now();
         let mut state = self.state();
-        match state.cache.lookup(query.user, now) {
-            Some(Hit::Found(found)) => return known(Some(found), LookupResult::CachedFound),
+        match self.recall(&state, query.user, now) {
+            Some(Hit::Found(kept)) => return known(Some(kept.found), LookupResult::CachedFound),
             Some(Hit::Missed) => return known(None, LookupResult::CachedMiss),
             Some(Hit::Stale(_)) | None => {}
         }
-        if let Some(flight) = state.flights.get(query.user) {
-            return Way::Flight(flight.clone());
+        let flight = state.flights.get(query.user).filter(|flight| flight.epoch == self.epoch);
+        if let Some(flight) = flight {
+            return Way::Flight(flight.landing.clone());
         }
-        let flight = match self.start(&mut state, query, now) {
-            Ok(flight) => flight,
+        let landing = match self.start(&mut state, query, now) {
+            Ok(landing) => landing,
             Err(failure) => {
                 drop(state);
                 return Way::Known(self.after(query.user, Err(failure)));
             }
         };
-        if let Entry::Vacant(place) = state.flights.entry(query.user.clone()) {
-            place.insert(flight.clone());
-        }
-        Way::Flight(flight)
+        let flight = Flight { epoch: self.epoch, landing: landing.clone() };
+        state.flights.insert(query.user.clone(), flight);
+        Way::Flight(landing)
     }
 
     /// A question of this login's own.
@@ -264,10 +308,10 @@ impl Inner {
             Err(failure) => failure,
         };
         if !failure.reason.is_about_the_user()
-            && let Some(Hit::Stale(found) | Hit::Found(found)) =
-                self.state().cache.lookup(user, Instant::now())
+            && let Some(Hit::Stale(kept) | Hit::Found(kept)) =
+                self.recall(&self.state(), user, Instant::now())
         {
-            return Said { answer: Ok(Some(found)), result: LookupResult::Stale };
+            return Said { answer: Ok(Some(kept.found)), result: LookupResult::Stale };
         }
         Said::failed(failure)
     }

@@ -209,6 +209,54 @@ async fn a_user_who_was_found_goes_on_while_the_directory_is_down() {
     }
 }
 
+/// A reload must not cost an outage of the directory those users whose place is known.
+#[tokio::test(start_paused = true)]
+async fn a_lookup_by_other_backends_knows_what_could_not_have_been_said_otherwise() {
+    let host = Found { by_host: true, ..on("north") };
+    let source = Scripted::new(Behaviour::Says(Ok(Some(host))));
+    let before = guarded(&source);
+    assert_eq!(ask(&before, "host").await, found("north", LookupResult::Found));
+    source.now(Behaviour::Says(Ok(Some(on("south")))));
+    assert_eq!(ask(&before, "moved").await, found("south", LookupResult::Found));
+    source.now(Behaviour::Says(Ok(Some(on("north")))));
+    assert_eq!(ask(&before, "bob").await, found("north", LookupResult::Found));
+    source.now(Behaviour::Says(failing(FailureReason::Connect)));
+    let north: Arc<[ShardId]> = [ShardId::new("north")].into();
+    let after = before.renewed(Arc::<Scripted>::clone(&source), north);
+    after.doubt_all();
+    assert_eq!(ask(&after, "bob").await, found("north", LookupResult::Stale));
+    assert_eq!(ask(&after, "host").await, failed(FailureReason::Connect));
+    assert_eq!(ask(&after, "moved").await, failed(FailureReason::Connect));
+    // That was the third in a row for both.
+    assert_eq!(ask(&before, "nobody").await, failed(FailureReason::BreakerOpen));
+    // Sessions that began before go on with what was said to them.
+    assert_eq!(ask(&before, "host").await, found("north", LookupResult::Stale));
+    assert_eq!(ask(&before, "moved").await, found("south", LookupResult::Stale));
+    let third = after.renewed(Arc::<Scripted>::clone(&source), before.inner.shards.clone());
+    assert_eq!(ask(&third, "moved").await, found("south", LookupResult::Stale));
+    assert_eq!(ask(&third, "host").await, failed(FailureReason::BreakerOpen));
+}
+
+/// The answer on its way is of a source that knew other backends.
+#[tokio::test(start_paused = true)]
+async fn a_lookup_by_other_backends_waits_for_no_question_of_the_former() {
+    let says = |shard: &str| Ok(Some(Found { by_host: true, ..on(shard) }));
+    let slow = Scripted::new(Behaviour::Takes(SECOND, says("south")));
+    let before = guarded(&slow);
+    let quick = Scripted::new(Behaviour::Says(says("north")));
+    let after = before.renewed(Arc::<Scripted>::clone(&quick), before.inner.shards.clone());
+    let later = async {
+        tokio::time::sleep(SECOND / 2).await;
+        ask(&after, "bob").await
+    };
+    let (old, new) = tokio::join!(ask(&before, "bob"), later);
+    assert_eq!(old, found("south", LookupResult::Found));
+    assert_eq!(new, found("north", LookupResult::Found));
+    assert_eq!(ask(&after, "bob").await, found("north", LookupResult::Found), "asked anew");
+    assert_eq!((slow.asked(), quick.asked()), (1, 2));
+    assert!(before.inner.state().flights.is_empty());
+}
+
 /// A user who has been moved must not be sent to the former shard.
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_cannot_be_used_ends_what_was_known_of_the_user() {

@@ -33,7 +33,7 @@ impl Domains {
             // As in a name, so that both get the same canonical form.
             let name = name::canonical(routing, format!("x@{domain}").as_bytes())
                 .map_err(|error| fault(DomainFault::Bad(error)))?;
-            let canonical = domain_of(&name).unwrap_or_default().to_owned();
+            let canonical = name::domain_of(&name).unwrap_or_default().to_owned();
             if by_domain.insert(canonical, shard.clone()).is_some() {
                 return Err(fault(DomainFault::Doubled));
             }
@@ -43,10 +43,6 @@ impl Domains {
 
     /// The shard of the user's domain.
     pub(in super::super) fn lookup(&self, user: &UserName) -> Option<&ShardId> {
-        self.by_domain.get(domain_of(user)?)
+        self.by_domain.get(name::domain_of(user)?)
     }
-}
-
-fn domain_of(user: &UserName) -> Option<&str> {
-    user.as_str().rsplit_once('@').map(|(_, domain)| domain)
 }

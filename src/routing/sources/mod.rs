@@ -38,6 +38,7 @@ pub(super) use directory::open;
 pub(super) use domains::{DomainFault, Domains};
 pub use line::{LineFault, LineProblem};
 pub(super) use patterns::Patterns;
+pub(super) use places::same_places;
 pub(super) use users::Users;
 pub use users::UsersError;
 

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
-use crate::config::{BackendPlace, Config, Routing, TlsMode};
+use crate::config::{Backend, BackendPlace, Config, Routing, Shard, TlsMode};
 use crate::names::{ShardId, UserName};
 use crate::net::resolve::Addresses;
 use crate::routing::name::{self, NameError};
@@ -51,7 +51,7 @@ impl Places {
                 by_host.entry(host).or_default().push(Server {
                     port: backend.place.port(),
                     addresses: follow(&backend.place),
-                    encrypted: backend.tls != TlsMode::None,
+                    encrypted: is_encrypted(backend),
                     shard: shard.name.clone(),
                 });
             }
@@ -115,6 +115,23 @@ impl Places {
     pub(super) fn user(&self, raw: &str) -> Result<UserName, NameError> {
         name::canonical(&self.routing, raw.as_bytes())
     }
+}
+
+/// Whether the [`Places`] of both configurations are the same, wherever names lead.
+pub(in crate::routing) fn same_places(one: &Config, other: &Config) -> bool {
+    let told = |config: &Config| -> Vec<(ShardId, Vec<(BackendPlace, bool)>)> {
+        let of_shard = |shard: &Shard| {
+            let backends = shard.backends.iter();
+            let places = backends.map(|backend| (backend.place.clone(), is_encrypted(backend)));
+            (shard.name.clone(), places.collect())
+        };
+        config.shards.iter().map(of_shard).collect()
+    };
+    told(one) == told(other)
+}
+
+fn is_encrypted(backend: &Backend) -> bool {
+    backend.tls != TlsMode::None
 }
 
 /// A failure of the answer.

@@ -95,6 +95,7 @@ impl Record {
             return Err(SourceFailure::new(FailureReason::Refused, detail));
         }
         let mut found = Found::on(self.find_shard(places)?);
+        found.by_host = self.host.is_some() || self.host_address.is_some();
         let named = |field: &str, name: &Option<String>| {
             let name = name.as_deref().map(|name| places.user(name)).transpose();
             name.map_err(|error| broken(format!("`{field}`: {error}")))
@@ -299,6 +300,7 @@ routing: { lookups: [ { shard: north } ] }
         ])
         .unwrap()
         .unwrap();
+        assert!(found.by_host);
         assert_eq!(found.user.unwrap().as_str(), "bob");
         assert_eq!(found.routing_key.unwrap().as_str(), "family");
         let login = Login { user: b"Bob.Old".to_vec(), password: None };
@@ -363,7 +365,8 @@ routing: { lookups: [ { shard: north } ] }
         for field in ["host", "password", "nologin", "anything"] {
             record.take(field, None).unwrap();
         }
-        assert_eq!(record.found(&places()).unwrap().unwrap().shard.as_str(), "north");
+        let found = record.found(&places()).unwrap().unwrap();
+        assert_eq!((found.shard.as_str(), found.by_host), ("north", false));
     }
 
     proptest! {

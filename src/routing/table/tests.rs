@@ -31,6 +31,7 @@ fn config(lookups: Vec<Lookup>) -> Config {
             canonical: config::Canonical::Lowercase,
             default_domain: Some("example.org".to_owned()),
             lookups,
+            routing_key: config::RoutingKey::User,
             sticky: seconds,
             on_route_change: crate::config::OnRouteChange::Join,
         },
@@ -403,27 +404,87 @@ async fn a_directory_may_name_another_user_a_key_and_a_backend() {
 }
 
 #[tokio::test]
+async fn the_key_is_the_user_or_his_domain_where_no_lookup_says_it() {
+    use crate::config::RoutingKey;
+    use crate::routing::overrides::{pin_key, pin_value};
+    use crate::store::Change;
+
+    let alias = Found { user: Some(UserName::new("rob@b@b.org")), ..Found::on(shard("north")) };
+    let keyed = Found { routing_key: Some(UserName::new("family")), ..alias.clone() };
+    let cases = [
+        (Found::on(shard("north")), "kim@a.org", "kim@a.org", "a.org"),
+        (Found::on(shard("north")), "kim", "kim", "kim"),
+        (alias, "kim@a.org", "rob@b@b.org", "b.org"),
+        (keyed, "kim@a.org", "family", "family"),
+    ];
+    for (found, user, by_user, by_domain) in cases {
+        for (routing_key, key) in [(RoutingKey::User, by_user), (RoutingKey::Domain, by_domain)] {
+            let links = vec![remote(Ok(Some(found.clone())), OnFailure::Next)];
+            let table = Table { routing_key, ..table_of(links) };
+            let user = UserName::new(user);
+            let route = table.route(&Query::of_user(&user), |_| ()).await.unwrap();
+            assert_eq!(route.routing_key.as_str(), key, "{routing_key:?} of {user}");
+        }
+    }
+    // Who is pinned shares the place of his domain there.
+    let (user, pins) = (UserName::new("kim@a.org"), Overrides::default());
+    let (key, value) = (pin_key(&user), pin_value(&shard("south")));
+    pins.apply(&Change::Put { key, value }).unwrap();
+    let table = Table {
+        shards: [shard("north"), shard("south")].into(),
+        routing_key: RoutingKey::Domain,
+        ..table_of(vec![everybody_on("north")]).with_pins(Arc::new(pins))
+    };
+    let route = table.route(&Query::of_user(&user), |_| ()).await.unwrap();
+    assert_eq!((route.shard.as_str(), route.routing_key.as_str()), ("south", "a.org"));
+}
+
+#[tokio::test]
 async fn a_table_takes_over_what_did_not_change() {
     let lookup = || Lookup::Shard(shard("north")); // Stands for the directory's configuration.
     let table = table_of(vec![remote(down(), OnFailure::Next)]);
     let former = table.former(Arc::new(config(vec![lookup()])));
-    let resolver = &table.resolver;
-    assert!(former.same(&config(vec![lookup()]), &lookup(), resolver).is_some());
-    let others = around().resolver;
-    assert!(former.same(&config(vec![lookup()]), &lookup(), &others).is_none(), "other servers");
+    assert!(former.known(&config(vec![lookup()]), &lookup()).is_some());
     let other = Lookup::Shard(shard("south"));
-    assert!(former.same(&config(vec![other.clone()]), &other, resolver).is_none());
+    assert!(former.known(&config(vec![other.clone()]), &other).is_none());
     let mut names = config(vec![lookup()]);
     names.routing.default_domain = None;
-    assert!(former.same(&names, &lookup(), resolver).is_none(), "other names, other answers");
+    assert!(former.known(&names, &lookup()).is_none(), "other names, other answers");
     let mut shards = config(vec![lookup()]);
+    assert!(former.has_same_places(&shards, &table.resolver));
+    assert!(!former.has_same_places(&shards, &around().resolver), "other name servers");
     shards.shards.pop();
-    assert!(former.same(&shards, &lookup(), resolver).is_none());
+    assert!(former.known(&shards, &lookup()).is_some());
+    assert!(!former.has_same_places(&shards, &table.resolver));
+}
+
+/// What a directory can mean by a place, and nothing else of the shards.
+#[test]
+fn places_are_the_shards_and_where_their_backends_are() {
+    let parsed = |backend: &str| {
+        let text = format!(
+            "listeners: [ {{ name: i, address: \"127.0.0.1:143\", tls: none }} ]\n\
+             shards: {{ s: {{ kind: shared, backends: [ {{ {backend} }} ] }} }}\n\
+             routing: {{ lookups: [ {{ shard: s }} ] }}\n"
+        );
+        Config::parse(Path::new("p.yaml"), &text).unwrap()
+    };
+    let was = parsed("name: a, address: \"a.internal:143\", tls: none");
+    for (is, same) in [
+        ("name: a, address: \"a.internal:143\", tls: none, weight: 7, state: drain", true),
+        ("name: b, address: \"a.internal:143\", tls: none", true),
+        ("name: a, address: \"a.internal:143\", tls: starttls", false),
+        ("name: a, address: \"a.internal:144\", tls: none", false),
+        ("name: a, address: \"b.internal:143\", tls: none", false),
+    ] {
+        assert_eq!(same_places(&was, &parsed(is)), same, "{is}");
+    }
 }
 
 fn table_of(links: Vec<Link>) -> Table {
     let resolver = around().resolver;
-    Table { pins: Arc::default(), links, shards: Arc::from([]), resolver, generation: 1 }
+    let (shards, routing_key) = (Arc::from([]), config::RoutingKey::User);
+    Table { pins: Arc::default(), links, shards, resolver, routing_key, generation: 1 }
 }
 
 #[tokio::test]
@@ -439,6 +500,7 @@ async fn a_pin_goes_before_all_lookups_and_one_to_a_shard_that_is_gone_is_an_out
         pins: Arc::clone(&pins),
         links: vec![Link::Memory(shard)],
         shards: Arc::from([ShardId::new("north"), ShardId::new("south")]),
+        routing_key: config::RoutingKey::User,
         generation: 1,
     };
     let anna = UserName::new("anna");

@@ -141,7 +141,7 @@ impl AuthHttp {
         let loopback = ok.server.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
         let encrypted = ok.password.is_some() && !loopback;
         let shard = self.places.shard_at(&ok.server, Some(ok.port), encrypted)?;
-        let mut found = Found { may_cache: false, ..Found::on(shard) };
+        let mut found = Found { by_host: true, may_cache: false, ..Found::on(shard) };
         if ok.user.is_none() && ok.password.is_none() {
             return Ok(Some(found));
         }
