@@ -12,7 +12,7 @@ mod support;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -147,6 +147,55 @@ fn users_of_a_backend_that_hangs_wait_until_its_fence_has_succeeded() {
     assert_eq!(second.users(), ["bert", "anna"]);
     assert!((fences(&proxy, "ok") - 1.0).abs() < 0.5, "it is run no more");
     hangs.store(false, Ordering::SeqCst);
+}
+
+const TAKES_ALL: u8 = 0;
+const REFUSES_THE_CHECK: u8 = 1;
+const HANGS: u8 = 2;
+
+/// The test user's password has changed: every backend refuses it, and none is to be switched
+/// off for that.
+#[test]
+fn a_backend_that_answers_is_down_and_not_fenced_until_it_is_silent() {
+    let mood = Arc::new(AtomicU8::new(TAKES_ALL));
+    let told = Arc::clone(&mood);
+    let first = Ordinary::new()
+        .verdict(move |user, _| {
+            while told.load(Ordering::SeqCst) == HANGS {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let refused = user == b"checker" && told.load(Ordering::SeqCst) == REFUSES_THE_CHECK;
+            if refused { "NO wrong password".to_owned() } else { "OK in".to_owned() }
+        })
+        .start();
+    let second = Ordinary::new().start();
+    let program = Program::new("touch ran");
+    let text = shard(&first, &second, &program.settings("")).replace(
+        "mode: greeting, interval: 100ms, timeout: 1s",
+        "mode: login, user: checker, password: checks, interval: 100ms, timeout: 300ms",
+    );
+    let proxy = Pointsman::start(&AUTHORITY, |places| places.head() + &text);
+    let mut anna = proxy.logged_in("anna", "secret");
+    mood.store(REFUSES_THE_CHECK, Ordering::SeqCst);
+    wait_until_down(&proxy);
+    let rejected = || {
+        let labels = [("backend", "one"), ("result", "rejected")];
+        proxy.metrics().sum("pointsman_backend_checks_total", &labels)
+    };
+    // A look at the backends comes five times a second at least.
+    let enough = rejected() + 9.5;
+    wait_until("many more checks are refused", || (rejected() > enough).then_some(()));
+    assert!(!program.file("ran").exists());
+    assert!(!proxy.log().contains("the fence is run"), "{}", proxy.log());
+    anna.command_ok("NOOP");
+    proxy.logged_in("bert", "secret").logout();
+    assert!(second.users().contains(&"bert".to_owned()), "it is down for new users");
+
+    mood.store(HANGS, Ordering::SeqCst);
+    wait_until("the fence has succeeded", || (fences(&proxy, "ok") > 0.5).then_some(()));
+    assert!(program.file("ran").exists());
+    anna.expect_end_of_session();
+    mood.store(TAKES_ALL, Ordering::SeqCst);
 }
 
 #[test]

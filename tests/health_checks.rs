@@ -144,6 +144,23 @@ fn a_test_user_whose_password_cannot_be_read_leaves_the_backend_up() {
     assert!(!proxy.log().contains("the backend is down"), "{}", proxy.log());
 }
 
+/// As where the machine has no port left: the system says the same.
+#[test]
+fn a_source_address_that_cannot_be_had_leaves_the_backend_up() {
+    let backend = Backend::ordinary();
+    // Of a network for examples, so no address of this machine (RFC 5737).
+    let settings = "tls: none, source_addresses: [192.0.2.1]";
+    let proxy =
+        start_at(&format!("{OFTEN}, fall: 2"), &[(backend.address().to_string(), settings)]);
+    wait_for_checks(&proxy, "b0", "connect", 5);
+    for _ in 0..3 {
+        let told = proxy.client().try_login("anna", "secret").status;
+        assert!(told.starts_with("NO [UNAVAILABLE]"), "{told}");
+    }
+    assert!(is_up(&proxy.metrics(), "b0"));
+    assert!(!proxy.log().contains("the backend is down"), "{}", proxy.log());
+}
+
 const GOOD: u8 = 0;
 const BAD: u8 = 1;
 const TWO_BAD_ONE_GOOD: u8 = 2;

@@ -1,5 +1,6 @@
 //! What is done about the sessions that a backend which is down may hold still: its users
-//! may go elsewhere when its `fence` program has said that it holds none.
+//! may go elsewhere when its `fence` program has said that it holds none. The program may
+//! switch a machine off, so it is run only for one that does not answer.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -95,6 +96,8 @@ impl Fences {
                 self.shared.registry.fenced(backend.name());
             }
             _ if outage.fenced => {}
+            // It may answer wrongly, and serve the sessions that it has.
+            _ if !backend.is_silent() => {}
             Failover::Unfenced => {
                 tracing::warn!(backend = %backend.name(), "its users go elsewhere, unfenced");
                 outage.fenced = true;

@@ -15,6 +15,8 @@ use crate::proxy::shared::{Shared, Snapshot};
 use crate::upstream::backends::Backend;
 use crate::upstream::capabilities::Comparison;
 use crate::upstream::check::{self, CheckError, Learnt};
+use crate::upstream::dial::DialError;
+use crate::upstream::health::Outcome;
 
 /// From one look at all backends to the next.
 const TURN: Duration = Duration::from_millis(200);
@@ -122,7 +124,8 @@ impl Watch {
             watched.due = now + around(backend.config.check.interval);
         }
         if !result.as_ref().is_err_and(CheckError::is_own) {
-            backend.note_check(result.is_ok(), now);
+            let outcome = result.as_ref().map_or_else(CheckError::outcome, |_| Outcome::Good);
+            backend.note_check(outcome, now);
         }
         match result {
             Ok(learnt) => {
@@ -132,7 +135,9 @@ impl Watch {
             }
             Err(error) => {
                 backend.metrics.checked(error.reason());
-                if error.is_own() {
+                // Of names without an address the resolver tells, once.
+                let told = matches!(error, CheckError::Dial(DialError::NoAddress));
+                if error.is_own() && !told {
                     tracing::warn!(backend = %backend.name(), %error, "a backend is not checked");
                 } else {
                     tracing::debug!(backend = %backend.name(), %error, "a check failed");
