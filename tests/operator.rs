@@ -49,6 +49,9 @@ fn shards(n1: &Backend, n2: &Backend, s1: &Backend) -> String {
     )
 }
 
+/// The body of a call that drains a backend.
+const DRAIN: &str = r#"{"state": "drain"}"#;
+
 impl Site {
     fn start() -> Self {
         Self::start_with(Places::head)
@@ -160,6 +163,24 @@ fn the_last_backend_of_a_shard_is_not_taken_without_force() {
     let (code, said) = site.proxy.operate(&["drain", "n9"]);
     assert_eq!(code, 1);
     assert!(said.contains("there is no backend \"n9\""), "{said}");
+}
+
+#[test]
+fn of_two_calls_at_once_one_is_refused_the_last_backend_of_a_shard() {
+    let site = Site::start();
+    let drain =
+        &|name: &str| site.proxy.admin_post(&format!("backends/{name}/state"), DRAIN).status;
+    for _ in 0..20 {
+        let mut said: Vec<u16> = std::thread::scope(|scope| {
+            let calls = ["n1", "n2"].map(|name| scope.spawn(move || drain(name)));
+            calls.map(|call| call.join().unwrap()).to_vec()
+        });
+        said.sort_unstable();
+        assert_eq!(said, [200, 409]);
+        for name in ["n1", "n2"] {
+            site.proxy.operate_ok(&["resume", name]);
+        }
+    }
 }
 
 #[test]

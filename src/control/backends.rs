@@ -113,6 +113,7 @@ impl Control {
         order: StateOrder,
     ) -> Result<StateReport, OperateError> {
         order.check()?;
+        let changing = self.changing_state.lock().await;
         let snapshot = self.shared.snapshot.load_full();
         let unknown = || OperateError::UnknownBackend(name.to_owned());
         let backend = snapshot.upstreams.backend(&BackendId::new(name)).ok_or_else(unknown)?;
@@ -123,6 +124,7 @@ impl Control {
         // What the file says anyway needs no row that would outlive its next change.
         let stored = (order.state != backend.config.state).then_some(order.state);
         let changed = self.run_time.set_state(backend.name(), stored).await?;
+        drop(changing);
         let sessions = self.shared.registry.counts(backend.name()).live;
         if order.fenced {
             self.fence(&backend).await;
