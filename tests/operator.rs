@@ -608,6 +608,36 @@ fn a_kick_of_everybody_is_refused_without_force() {
     assert!(said.contains("3 sessions of 3 users"), "{said}");
 }
 
+/// Logins at the same moment make the sessions more than were found, and are no reason.
+#[test]
+fn a_kick_of_everybody_is_refused_without_force_while_users_log_in() {
+    let site = Site::start_with(|places| {
+        places.head_without_limits() + "limits: { exempt: [127.0.0.0/8] }\n"
+    });
+    let mut kept = ["anna", "bert"].map(|user| idling(&site.proxy, user));
+    let (proxy, done) = (&site.proxy, AtomicBool::new(false));
+    let refusals = std::thread::scope(|scope| {
+        for number in 0..4 {
+            let done = &done;
+            scope.spawn(move || {
+                while !done.load(Ordering::SeqCst) {
+                    proxy.logged_in(&format!("user{number}"), "secret").logout();
+                }
+            });
+        }
+        let bodies = [r#"{"all": true}"#, r#"{"backend": "n1"}"#];
+        let calls = bodies.iter().cycle().take(400);
+        let answers: Vec<u16> = calls.map(|body| proxy.admin_post("kick", body).status).collect();
+        done.store(true, Ordering::SeqCst);
+        answers.iter().filter(|status| **status == 409).count()
+    });
+    assert_eq!(refusals, 400);
+    site.n1.push("* 9 EXISTS\r\n");
+    for client in &mut kept {
+        client.expect("* 9 EXISTS");
+    }
+}
+
 #[test]
 fn a_blocked_user_is_kept_out_like_by_a_wrong_password_until_unblocked() {
     let refusing = Ordinary::new().verdict(|user, _| {
