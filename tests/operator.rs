@@ -322,6 +322,30 @@ fn users_of_a_fenced_backend_go_elsewhere_at_once_though_it_never_said_goodbye()
 }
 
 #[test]
+fn the_clients_of_a_fenced_backend_are_let_go_over_some_time() {
+    const SPREAD: Duration = Duration::from_secs(4);
+    let site = Site::start_with(|places| {
+        places.head_without_limits()
+            + "limits: { exempt: [127.0.0.0/8] }\nupstream: { disconnect_spread: 4s }\n"
+    });
+    let clients: Vec<Client> =
+        (0..60).map(|number| idling(&site.proxy, &format!("user{number}"))).collect();
+    let watch = Stopwatch::start();
+    site.proxy.operate_ok(&["disable", "n1", "--fenced"]);
+    let late = std::thread::scope(|scope| {
+        let wait = |mut client: Client| {
+            client.expect("* BYE [UNAVAILABLE]");
+            watch.elapsed() > SPREAD / 4
+        };
+        let waits: Vec<_> =
+            clients.into_iter().map(|client| scope.spawn(move || wait(client))).collect();
+        waits.into_iter().map(|wait| wait.join().unwrap()).filter(|late| *late).count()
+    });
+    // Three of four on the average; at once it would be none.
+    assert!(late > 15, "{late} of 60 were let go later");
+}
+
+#[test]
 fn sessions_are_listed_by_user_and_backend_and_in_pages() {
     let site = Site::start();
     let _held: Vec<Client> =

@@ -41,7 +41,7 @@ impl StateOrder {
         }
         match self.end_within {
             Some(_) if !leaves => nonsense("only `drain` and `disable` end sessions"),
-            Some(_) if self.fenced => nonsense("a fenced backend's sessions end at once"),
+            Some(_) if self.fenced => nonsense("a fenced backend's sessions are over at once"),
             Some(time) if time > END_WITHIN_MAX => nonsense("sessions end within a day at most"),
             _ => Ok(()),
         }
@@ -187,16 +187,19 @@ impl Control {
         )))
     }
 
-    /// The backend is dead, says the operator: its sessions are over and bind nobody.
+    /// The backend is dead, says the operator: its sessions are over and bind nobody. Clients
+    /// whose connections stand still are let go over some time.
     async fn fence(&self, backend: &Backend) {
         self.fenced().insert(backend.name().clone());
         self.shared.registry.fenced(backend.name());
         let sessions = self.sessions_on(backend.name());
+        // Its users come back all the same, and not all at once.
+        let spread = self.shared.snapshot.load().config.upstream.disconnect_spread;
         let ending = Ending {
             reason: CloseReason::Fenced,
             bye: DRAIN_BYE,
             border: Border::Response,
-            spread: Duration::ZERO,
+            spread,
             grace: Duration::ZERO,
             backend_is_gone: true,
         };
