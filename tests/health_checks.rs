@@ -161,6 +161,23 @@ fn a_source_address_that_cannot_be_had_leaves_the_backend_up() {
     assert!(!proxy.log().contains("the backend is down"), "{}", proxy.log());
 }
 
+#[test]
+fn a_disabled_backend_is_not_checked_and_is_at_once_when_it_is_resumed() {
+    let (first, second) = (Backend::ordinary(), Backend::ordinary());
+    let settings = |backend: &Backend, check| (backend.address().to_string(), check);
+    let proxy = start_at(
+        OFTEN,
+        &[settings(&first, "tls: none, check: { interval: 1h }"), settings(&second, "tls: none")],
+    );
+    wait_until("the first check has ended", || (checks(&proxy, "b0", "ok") > 0.5).then_some(()));
+    proxy.operate_ok(&["disable", "b0"]);
+    // Each was begun by a look at the backends.
+    wait_for_checks(&proxy, "b1", "ok", 5);
+    assert_eq!(first.connections(), 1);
+    proxy.operate_ok(&["resume", "b0"]);
+    wait_until("a second check has ended", || (checks(&proxy, "b0", "ok") > 1.5).then_some(()));
+}
+
 const GOOD: u8 = 0;
 const BAD: u8 = 1;
 const TWO_BAD_ONE_GOOD: u8 = 2;

@@ -72,6 +72,15 @@ struct Watched {
     serves_since: Instant,
 }
 
+impl Watched {
+    /// Nobody asks it anything now. It is checked as soon as that ends, and until then nobody
+    /// knows whether it serves.
+    fn pause(&mut self, now: Instant) {
+        self.due = now;
+        self.serves_since = now;
+    }
+}
+
 impl Watch {
     fn look(&mut self) {
         let now = Instant::now();
@@ -90,9 +99,14 @@ impl Watch {
                 down: false,
                 serves_since: now,
             });
+            let disabled = backend.is_disabled();
+            if disabled {
+                backend.note_pause(now);
+                watched.pause(now);
+            }
             follow(&self.shared, backend, watched, now);
             self.fences.look(backend, now);
-            if backend.config.check.is_on() && watched.due <= now {
+            if backend.config.check.is_on() && watched.due <= now && !disabled {
                 due.push((watched.due, backend));
             }
         }
@@ -123,7 +137,8 @@ impl Watch {
         if let Some(watched) = self.watched.get_mut(backend.name()) {
             watched.due = now + around(backend.config.check.interval);
         }
-        if !result.as_ref().is_err_and(CheckError::is_own) {
+        // One that was disabled meanwhile may be switched off already.
+        if !result.as_ref().is_err_and(CheckError::is_own) && !backend.is_disabled() {
             let outcome = result.as_ref().map_or_else(CheckError::outcome, |_| Outcome::Good);
             backend.note_check(outcome, now);
         }

@@ -104,6 +104,11 @@ impl Backend {
         AdminState::ALL.get(place).copied()
     }
 
+    /// Whether nothing is dialled there.
+    pub fn is_disabled(&self) -> bool {
+        self.admin_state() == AdminState::Down
+    }
+
     /// Gives it a state at run time, which all generations of its configuration share;
     /// `None`: its file decides again.
     pub fn set_admin_state(&self, state: Option<AdminState>) {
@@ -173,6 +178,15 @@ impl Backend {
         }
         self.judge(now, |health, hysteresis| health.on_check(outcome, hysteresis));
         self.show_up(now);
+    }
+
+    /// Notes that nobody dials it for a while: what was seen before says nothing of how it is
+    /// then, so that the judgement stays until a whole row of results turns it.
+    pub fn note_pause(&self, now: Instant) {
+        self.judge(now, |health, _| {
+            health.forget_rows();
+            None
+        });
     }
 
     /// Whether checks, and connections of logins, say that it does not serve. Never where

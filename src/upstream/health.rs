@@ -117,6 +117,12 @@ impl Health {
         self.silent_failures = 0;
     }
 
+    /// Nobody will ask for a while: what is judged stays, and what comes then begins new rows.
+    pub fn forget_rows(&mut self) {
+        self.answered();
+        self.turn(self.status);
+    }
+
     fn answered(&mut self) {
         self.silent_checks = 0;
         self.silent_failures = 0;
@@ -231,6 +237,30 @@ mod tests {
         assert!(silence(&health), "it greets, and hangs behind the greeting");
         health.on_failure(true, TWO_OF_THREE);
         assert!(!silence(&health));
+    }
+
+    #[test]
+    fn a_pause_ends_all_rows_and_leaves_the_judgement() {
+        let mut up = after(&[Outcome::Silent; 2]);
+        up.on_failure(false, TWO_OF_THREE);
+        up.forget_rows();
+        assert_eq!(check(&mut up, false), None);
+        assert_eq!(up.on_failure(false, TWO_OF_THREE), None);
+        assert_eq!(up.status(), Status::Up);
+
+        let mut down = after(&[Outcome::Silent, Outcome::Silent, Outcome::Silent, Outcome::Good]);
+        down.forget_rows();
+        assert_eq!(down.status(), Status::Down);
+        assert_eq!(check(&mut down, true), None, "it rises from the ground");
+        let mut down = after(&[Outcome::Silent; 3]);
+        assert!(down.is_silent(TWO_OF_THREE));
+        down.forget_rows();
+        for _ in 0..2 {
+            assert_eq!(check(&mut down, false), None);
+            assert!(!down.is_silent(TWO_OF_THREE), "it may be back");
+        }
+        assert_eq!(check(&mut down, false), None);
+        assert!(down.is_silent(TWO_OF_THREE));
     }
 
     proptest! {
