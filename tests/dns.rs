@@ -280,6 +280,35 @@ fn srv_records_say_hosts_and_ports_in_their_order() {
     wait_for_login_at(&proxy, &first);
 }
 
+/// The records say that the service is not there, which is no word of the server itself.
+#[test]
+fn a_backend_that_has_lost_its_addresses_is_neither_down_nor_fenced() {
+    let backend = backend_at(2, support::free_port());
+    let host = "--host-record=one.example.test,127.0.0.2".to_owned();
+    let service = "--srv-host=_imap._tcp.example.test";
+    let mut server =
+        Dnsmasq::start(&[host, format!("{service},one.example.test,{}", backend.port())]);
+    let proxy = Pointsman::start(&AUTHORITY, |places| {
+        let settings = "kind: shared, fence: { program: /bin/true }, \
+                        check: { mode: greeting, interval: 100ms, fall: 2 },";
+        configuration(places, server.address(), "srv: _imap._tcp.example.test, tls: none")
+            .replace("kind: shared,", settings)
+    });
+    let mut anna = proxy.logged_in("anna", "secret");
+    server.restart(&[service]);
+    let unasked = [("backend", "b"), ("result", "resolve")];
+    proxy.wait_for_metrics("checks had nowhere to go", |now| {
+        now.sum("pointsman_backend_checks_total", &unasked) > 5.5
+    });
+    let status = proxy.client().try_login("anna", "secret").status;
+    assert!(status.starts_with("NO [UNAVAILABLE]"), "{status}");
+    let now = proxy.metrics();
+    assert!(now.sum("pointsman_backend_up", &[("backend", "b")]) > 0.5);
+    assert_eq!(now.count("pointsman_backend_fences_total", &[("backend", "b")]), 0);
+    anna.command_ok("NOOP");
+    anna.logout();
+}
+
 #[test]
 fn with_srv_the_certificate_must_match_what_the_operator_says() {
     let ordinary = Ordinary::new();

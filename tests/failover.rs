@@ -12,7 +12,7 @@ mod support;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -108,6 +108,16 @@ fn wait_until_down(proxy: &Pointsman) {
     });
 }
 
+/// Waits until so many further checks of a backend have ended with that result.
+fn wait_for_checks(proxy: &Pointsman, backend: &str, result: &str, more: u32) {
+    let labels = [("backend", backend), ("result", result)];
+    let checks = || proxy.metrics().sum("pointsman_backend_checks_total", &labels);
+    let enough = checks() + f64::from(more);
+    wait_until(&format!("{more} checks of {backend} that end with {result}"), || {
+        (checks() >= enough).then_some(())
+    });
+}
+
 fn assert_unavailable(proxy: &Pointsman, user: &str) {
     let told = proxy.client().try_login(user, "secret").status;
     assert!(told.starts_with("NO [UNAVAILABLE]"), "{told}");
@@ -147,6 +157,97 @@ fn users_of_a_backend_that_hangs_wait_until_its_fence_has_succeeded() {
     assert_eq!(second.users(), ["bert", "anna"]);
     assert!((fences(&proxy, "ok") - 1.0).abs() < 0.5, "it is run no more");
     hangs.store(false, Ordering::SeqCst);
+}
+
+const TAKES_ALL: u8 = 0;
+const REFUSES_THE_CHECK: u8 = 1;
+const HANGS: u8 = 2;
+
+/// A backend that serves its sessions, and treats logins as it is told.
+fn moody(mood: &Arc<AtomicU8>) -> Backend {
+    let told = Arc::clone(mood);
+    Ordinary::new()
+        .verdict(move |user, _| {
+            while told.load(Ordering::SeqCst) == HANGS {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let refused = user == b"checker" && told.load(Ordering::SeqCst) == REFUSES_THE_CHECK;
+            if refused { "NO wrong password".to_owned() } else { "OK in".to_owned() }
+        })
+        .start()
+}
+
+/// With checks that log in.
+fn start_with_logins(first: &Backend, second: &Backend, settings: &str) -> Pointsman {
+    let text = shard(first, second, settings).replace(
+        "mode: greeting, interval: 100ms, timeout: 1s",
+        "mode: login, user: checker, password: checks, interval: 100ms, timeout: 300ms",
+    );
+    Pointsman::start(&AUTHORITY, |places| places.head() + &text)
+}
+
+/// The test user's password has changed: every backend refuses it, and none is to be switched
+/// off for that.
+#[test]
+fn a_backend_that_answers_is_down_and_not_fenced_until_it_is_silent() {
+    let mood = Arc::new(AtomicU8::new(TAKES_ALL));
+    let (first, second) = (moody(&mood), Ordinary::new().start());
+    let program = Program::new("touch ran");
+    let proxy = start_with_logins(&first, &second, &program.settings(""));
+    let mut anna = proxy.logged_in("anna", "secret");
+    mood.store(REFUSES_THE_CHECK, Ordering::SeqCst);
+    wait_until_down(&proxy);
+    // Each was begun by a look at the backends.
+    wait_for_checks(&proxy, "one", "rejected", 10);
+    assert!(!program.file("ran").exists());
+    assert!(!proxy.log().contains("the fence is run"), "{}", proxy.log());
+    anna.command_ok("NOOP");
+    proxy.logged_in("bert", "secret").logout();
+    assert!(second.users().contains(&"bert".to_owned()), "it is down for new users");
+
+    mood.store(HANGS, Ordering::SeqCst);
+    wait_until("the fence has succeeded", || (fences(&proxy, "ok") > 0.5).then_some(()));
+    assert!(program.file("ran").exists());
+    anna.expect_end_of_session();
+    mood.store(TAKES_ALL, Ordering::SeqCst);
+}
+
+#[test]
+fn a_disabled_backend_is_neither_checked_nor_fenced_until_it_is_resumed() {
+    let mood = Arc::new(AtomicU8::new(TAKES_ALL));
+    let (first, second) = (moody(&mood), Ordinary::new().start());
+    let program = Program::new("exec test -e go");
+    let proxy = start_with_logins(&first, &second, &program.settings(""));
+    let mut anna = proxy.logged_in("anna", "secret");
+    mood.store(HANGS, Ordering::SeqCst);
+    wait_until("the fence has failed twice", || (fences(&proxy, "failed") > 1.5).then_some(()));
+    proxy.operate_ok(&["disable", "one"]);
+    // What was under way has ended by then.
+    for _ in 0..2 {
+        wait_for_checks(&proxy, "two", "ok", 10);
+    }
+    let runs = || proxy.log().matches("the fence is run").count();
+    let before = (first.connections(), runs());
+    // Longer than the pause after a second failure.
+    for _ in 0..4 {
+        wait_for_checks(&proxy, "two", "ok", 10);
+    }
+    assert_eq!((first.connections(), runs()), before);
+
+    // It has been down without an answer, and is back: that must be seen before it is fenced.
+    mood.store(TAKES_ALL, Ordering::SeqCst);
+    proxy.operate_ok(&["resume", "one"]);
+    proxy.wait_for_metrics("the first is up", |now| {
+        now.sum("pointsman_backend_up", &[("backend", "one")]) > 0.5
+    });
+    assert_eq!(runs(), before.1);
+    anna.command_ok("NOOP");
+
+    mood.store(HANGS, Ordering::SeqCst);
+    std::fs::write(program.file("go"), "").unwrap();
+    wait_until("the fence has succeeded", || (fences(&proxy, "ok") > 0.5).then_some(()));
+    anna.expect_end_of_session();
+    mood.store(TAKES_ALL, Ordering::SeqCst);
 }
 
 #[test]

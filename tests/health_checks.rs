@@ -144,6 +144,40 @@ fn a_test_user_whose_password_cannot_be_read_leaves_the_backend_up() {
     assert!(!proxy.log().contains("the backend is down"), "{}", proxy.log());
 }
 
+/// As where the machine has no port left: the system says the same.
+#[test]
+fn a_source_address_that_cannot_be_had_leaves_the_backend_up() {
+    let backend = Backend::ordinary();
+    // Of a network for examples, so no address of this machine (RFC 5737).
+    let settings = "tls: none, source_addresses: [192.0.2.1]";
+    let proxy =
+        start_at(&format!("{OFTEN}, fall: 2"), &[(backend.address().to_string(), settings)]);
+    wait_for_checks(&proxy, "b0", "connect", 5);
+    for _ in 0..3 {
+        let told = proxy.client().try_login("anna", "secret").status;
+        assert!(told.starts_with("NO [UNAVAILABLE]"), "{told}");
+    }
+    assert!(is_up(&proxy.metrics(), "b0"));
+    assert!(!proxy.log().contains("the backend is down"), "{}", proxy.log());
+}
+
+#[test]
+fn a_disabled_backend_is_not_checked_and_is_at_once_when_it_is_resumed() {
+    let (first, second) = (Backend::ordinary(), Backend::ordinary());
+    let settings = |backend: &Backend, check| (backend.address().to_string(), check);
+    let proxy = start_at(
+        OFTEN,
+        &[settings(&first, "tls: none, check: { interval: 1h }"), settings(&second, "tls: none")],
+    );
+    wait_until("the first check has ended", || (checks(&proxy, "b0", "ok") > 0.5).then_some(()));
+    proxy.operate_ok(&["disable", "b0"]);
+    // Each was begun by a look at the backends.
+    wait_for_checks(&proxy, "b1", "ok", 5);
+    assert_eq!(first.connections(), 1);
+    proxy.operate_ok(&["resume", "b0"]);
+    wait_until("a second check has ended", || (checks(&proxy, "b0", "ok") > 1.5).then_some(()));
+}
+
 const GOOD: u8 = 0;
 const BAD: u8 = 1;
 const TWO_BAD_ONE_GOOD: u8 = 2;

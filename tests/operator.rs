@@ -49,6 +49,9 @@ fn shards(n1: &Backend, n2: &Backend, s1: &Backend) -> String {
     )
 }
 
+/// The body of a call that drains a backend.
+const DRAIN: &str = r#"{"state": "drain"}"#;
+
 impl Site {
     fn start() -> Self {
         Self::start_with(Places::head)
@@ -160,6 +163,24 @@ fn the_last_backend_of_a_shard_is_not_taken_without_force() {
     let (code, said) = site.proxy.operate(&["drain", "n9"]);
     assert_eq!(code, 1);
     assert!(said.contains("there is no backend \"n9\""), "{said}");
+}
+
+#[test]
+fn of_two_calls_at_once_one_is_refused_the_last_backend_of_a_shard() {
+    let site = Site::start();
+    let drain =
+        &|name: &str| site.proxy.admin_post(&format!("backends/{name}/state"), DRAIN).status;
+    for _ in 0..20 {
+        let mut said: Vec<u16> = std::thread::scope(|scope| {
+            let calls = ["n1", "n2"].map(|name| scope.spawn(move || drain(name)));
+            calls.map(|call| call.join().unwrap()).to_vec()
+        });
+        said.sort_unstable();
+        assert_eq!(said, [200, 409]);
+        for name in ["n1", "n2"] {
+            site.proxy.operate_ok(&["resume", name]);
+        }
+    }
 }
 
 #[test]
@@ -318,6 +339,30 @@ fn users_of_a_fenced_backend_go_elsewhere_at_once_though_it_never_said_goodbye()
         });
     }
     assert_eq!(n2.users(), ["anna", "bert"]);
+}
+
+#[test]
+fn the_clients_of_a_fenced_backend_are_let_go_over_some_time() {
+    const SPREAD: Duration = Duration::from_secs(4);
+    let site = Site::start_with(|places| {
+        places.head_without_limits()
+            + "limits: { exempt: [127.0.0.0/8] }\nupstream: { disconnect_spread: 4s }\n"
+    });
+    let clients: Vec<Client> =
+        (0..60).map(|number| idling(&site.proxy, &format!("user{number}"))).collect();
+    let watch = Stopwatch::start();
+    site.proxy.operate_ok(&["disable", "n1", "--fenced"]);
+    let late = std::thread::scope(|scope| {
+        let wait = |mut client: Client| {
+            client.expect("* BYE [UNAVAILABLE]");
+            watch.elapsed() > SPREAD / 4
+        };
+        let waits: Vec<_> =
+            clients.into_iter().map(|client| scope.spawn(move || wait(client))).collect();
+        waits.into_iter().map(|wait| wait.join().unwrap()).filter(|late| *late).count()
+    });
+    // Three of four on the average; at once it would be none.
+    assert!(late > 15, "{late} of 60 were let go later");
 }
 
 #[test]
@@ -605,6 +650,36 @@ fn a_kick_of_everybody_is_refused_without_force() {
     site.wait_for_sessions(3.0);
     let said = site.proxy.operate_ok(&["kick", "--all", "--force"]);
     assert!(said.contains("3 sessions of 3 users"), "{said}");
+}
+
+/// Logins at the same moment make the sessions more than were found, and are no reason.
+#[test]
+fn a_kick_of_everybody_is_refused_without_force_while_users_log_in() {
+    let site = Site::start_with(|places| {
+        places.head_without_limits() + "limits: { exempt: [127.0.0.0/8] }\n"
+    });
+    let mut kept = ["anna", "bert"].map(|user| idling(&site.proxy, user));
+    let (proxy, done) = (&site.proxy, AtomicBool::new(false));
+    let refusals = std::thread::scope(|scope| {
+        for number in 0..4 {
+            let done = &done;
+            scope.spawn(move || {
+                while !done.load(Ordering::SeqCst) {
+                    proxy.logged_in(&format!("user{number}"), "secret").logout();
+                }
+            });
+        }
+        let bodies = [r#"{"all": true}"#, r#"{"backend": "n1"}"#];
+        let calls = bodies.iter().cycle().take(400);
+        let answers: Vec<u16> = calls.map(|body| proxy.admin_post("kick", body).status).collect();
+        done.store(true, Ordering::SeqCst);
+        answers.iter().filter(|status| **status == 409).count()
+    });
+    assert_eq!(refusals, 400);
+    site.n1.push("* 9 EXISTS\r\n");
+    for client in &mut kept {
+        client.expect("* 9 EXISTS");
+    }
 }
 
 #[test]

@@ -41,7 +41,7 @@ impl StateOrder {
         }
         match self.end_within {
             Some(_) if !leaves => nonsense("only `drain` and `disable` end sessions"),
-            Some(_) if self.fenced => nonsense("a fenced backend's sessions end at once"),
+            Some(_) if self.fenced => nonsense("a fenced backend's sessions are over at once"),
             Some(time) if time > END_WITHIN_MAX => nonsense("sessions end within a day at most"),
             _ => Ok(()),
         }
@@ -113,6 +113,7 @@ impl Control {
         order: StateOrder,
     ) -> Result<StateReport, OperateError> {
         order.check()?;
+        let changing = self.changing_state.lock().await;
         let snapshot = self.shared.snapshot.load_full();
         let unknown = || OperateError::UnknownBackend(name.to_owned());
         let backend = snapshot.upstreams.backend(&BackendId::new(name)).ok_or_else(unknown)?;
@@ -123,6 +124,7 @@ impl Control {
         // What the file says anyway needs no row that would outlive its next change.
         let stored = (order.state != backend.config.state).then_some(order.state);
         let changed = self.run_time.set_state(backend.name(), stored).await?;
+        drop(changing);
         let sessions = self.shared.registry.counts(backend.name()).live;
         if order.fenced {
             self.fence(&backend).await;
@@ -185,16 +187,19 @@ impl Control {
         )))
     }
 
-    /// The backend is dead, says the operator: its sessions are over and bind nobody.
+    /// The backend is dead, says the operator: its sessions are over and bind nobody. Clients
+    /// whose connections stand still are let go over some time.
     async fn fence(&self, backend: &Backend) {
         self.fenced().insert(backend.name().clone());
         self.shared.registry.fenced(backend.name());
         let sessions = self.sessions_on(backend.name());
+        // Its users come back all the same, and not all at once.
+        let spread = self.shared.snapshot.load().config.upstream.disconnect_spread;
         let ending = Ending {
             reason: CloseReason::Fenced,
             bye: DRAIN_BYE,
             border: Border::Response,
-            spread: Duration::ZERO,
+            spread,
             grace: Duration::ZERO,
             backend_is_gone: true,
         };

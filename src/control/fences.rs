@@ -1,5 +1,6 @@
 //! What is done about the sessions that a backend which is down may hold still: its users
-//! may go elsewhere when its `fence` program has said that it holds none.
+//! may go elsewhere when its `fence` program has said that it holds none. The program may
+//! switch a machine off, so it is run only for one that does not answer.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -45,6 +46,8 @@ pub(super) struct Fences {
 #[derive(Debug)]
 struct Outage {
     number: u64,
+    /// The operator has disabled the backend.
+    disabled: bool,
     /// It holds no session any more.
     fenced: bool,
     failures: u32,
@@ -79,6 +82,13 @@ impl Fences {
             self.outages.remove(backend.name());
             return;
         }
+        let disabled = backend.is_disabled();
+        let is_resumed =
+            |outage: &mut Outage| std::mem::replace(&mut outage.disabled, disabled) && !disabled;
+        // Whatever was done to it meanwhile, it may hold other sessions from now on.
+        if self.outages.get_mut(backend.name()).is_some_and(is_resumed) {
+            self.outages.remove(backend.name());
+        }
         let counts = self.shared.registry.counts(backend.name());
         if counts.live + counts.unseen == 0 {
             return;
@@ -86,7 +96,8 @@ impl Fences {
         let busy = self.runs.values().any(|run| run.backend.name() == backend.name());
         let outage = self.outages.entry(backend.name().clone()).or_insert_with(|| {
             self.latest += 1;
-            Outage { number: self.latest, fenced: false, failures: 0, due: now }
+            let number = self.latest;
+            Outage { number, disabled, fenced: false, failures: 0, due: now }
         });
         match &backend.shard.failover {
             Failover::Wait => {}
@@ -95,6 +106,9 @@ impl Fences {
                 self.shared.registry.fenced(backend.name());
             }
             _ if outage.fenced => {}
+            // It may answer wrongly, and serve the sessions that it has; and where nobody asks
+            // nobody knows.
+            _ if disabled || !backend.is_silent() => {}
             Failover::Unfenced => {
                 tracing::warn!(backend = %backend.name(), "its users go elsewhere, unfenced");
                 outage.fenced = true;

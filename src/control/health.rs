@@ -15,6 +15,8 @@ use crate::proxy::shared::{Shared, Snapshot};
 use crate::upstream::backends::Backend;
 use crate::upstream::capabilities::Comparison;
 use crate::upstream::check::{self, CheckError, Learnt};
+use crate::upstream::dial::DialError;
+use crate::upstream::health::Outcome;
 
 /// From one look at all backends to the next.
 const TURN: Duration = Duration::from_millis(200);
@@ -70,6 +72,15 @@ struct Watched {
     serves_since: Instant,
 }
 
+impl Watched {
+    /// Nobody asks it anything now. It is checked as soon as that ends, and until then nobody
+    /// knows whether it serves.
+    fn pause(&mut self, now: Instant) {
+        self.due = now;
+        self.serves_since = now;
+    }
+}
+
 impl Watch {
     fn look(&mut self) {
         let now = Instant::now();
@@ -88,9 +99,14 @@ impl Watch {
                 down: false,
                 serves_since: now,
             });
+            let disabled = backend.is_disabled();
+            if disabled {
+                backend.note_pause(now);
+                watched.pause(now);
+            }
             follow(&self.shared, backend, watched, now);
             self.fences.look(backend, now);
-            if backend.config.check.is_on() && watched.due <= now {
+            if backend.config.check.is_on() && watched.due <= now && !disabled {
                 due.push((watched.due, backend));
             }
         }
@@ -121,8 +137,10 @@ impl Watch {
         if let Some(watched) = self.watched.get_mut(backend.name()) {
             watched.due = now + around(backend.config.check.interval);
         }
-        if !result.as_ref().is_err_and(CheckError::is_own) {
-            backend.note_check(result.is_ok(), now);
+        // One that was disabled meanwhile may be switched off already.
+        if !result.as_ref().is_err_and(CheckError::is_own) && !backend.is_disabled() {
+            let outcome = result.as_ref().map_or_else(CheckError::outcome, |_| Outcome::Good);
+            backend.note_check(outcome, now);
         }
         match result {
             Ok(learnt) => {
@@ -132,7 +150,9 @@ impl Watch {
             }
             Err(error) => {
                 backend.metrics.checked(error.reason());
-                if error.is_own() {
+                // Of names without an address the resolver tells, once.
+                let told = matches!(error, CheckError::Dial(DialError::NoAddress));
+                if error.is_own() && !told {
                     tracing::warn!(backend = %backend.name(), %error, "a backend is not checked");
                 } else {
                     tracing::debug!(backend = %backend.name(), %error, "a check failed");

@@ -245,8 +245,11 @@ pub struct Control {
     fenced: SyncMutex<HashSet<BackendId>>,
     /// The orders to empty backends.
     emptying: emptying::Orders,
-    /// One change at a time.
+    /// One configuration at a time.
     changing: Mutex<()>,
+    /// One backend's state at a time: whether a backend is the last of its shard is asked
+    /// before, and must hold until the change is in force.
+    changing_state: Mutex<()>,
 }
 
 /// The listening sockets of a configuration that are not open yet.
@@ -296,6 +299,7 @@ impl Control {
             fenced: SyncMutex::default(),
             emptying: Mutex::default(),
             changing: Mutex::new(()),
+            changing_state: Mutex::new(()),
         });
         tokio::spawn(health::watch_forever(
             Arc::clone(&control.shared),

@@ -165,17 +165,22 @@ impl Control {
         }
     }
 
-    /// Refuses to end all there is, where that is more than one user.
+    /// Refuses to end all there is, where that is more than one user. The selection says so, not
+    /// a count of all sessions: users log in between two counts.
     fn check_everybody(
         &self,
         kick: &Kick,
         sessions: usize,
         users: usize,
     ) -> Result<(), OperateError> {
-        let all = self.shared.registry.live();
-        let everybody = u64::try_from(sessions).is_ok_and(|sessions| sessions >= all);
-        let meant = kick.force || matches!(kick.selection, Selection::User(_));
-        if meant || !everybody || users < 2 {
+        let everybody = match &kick.selection {
+            Selection::All => true,
+            Selection::User(_) => false,
+            Selection::Backend(name) => {
+                self.shared.registry.live_elsewhere(&BackendId::new(name.as_str())) == 0
+            }
+        };
+        if kick.force || !everybody || users < 2 {
             return Ok(());
         }
         let message = format!("this would end all {sessions} sessions of {users} users");

@@ -123,10 +123,8 @@ async fn keep(backend: Arc<Backend>, shared: Arc<Shared>) {
 fn note_failure(backend: &Backend, shared: &Shared, error: &DialError) {
     backend.metrics.failed(error.reason());
     tracing::debug!(backend = %backend.name(), %error, "no warm connection");
-    if error.is_outage() {
-        let skip = shared.snapshot.load().config.upstream.skip_failed;
-        backend.note_failure_ahead(Instant::now(), skip);
-    }
+    let skip = shared.snapshot.load().config.upstream.skip_failed;
+    backend.note_failure_ahead(error, Instant::now(), skip);
 }
 
 /// Whether logins may be sent there.

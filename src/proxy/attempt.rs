@@ -424,9 +424,7 @@ impl Attempt<'_> {
 
     /// A backend could not be brought to the point where it takes credentials.
     fn note_outage(&self, backend: &Backend, error: &DialError) {
-        if error.is_outage() {
-            backend.note_failure(Instant::now(), self.snapshot.config.upstream.skip_failed);
-        }
+        backend.note_failure(error, Instant::now(), self.snapshot.config.upstream.skip_failed);
         self.count_failure(backend, error);
     }
 

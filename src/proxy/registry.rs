@@ -228,6 +228,11 @@ impl Registry {
         self.backends.live()
     }
 
+    /// Live sessions on all backends but that one.
+    pub fn live_elsewhere(&self, than: &BackendId) -> u64 {
+        self.backends.live_elsewhere(than)
+    }
+
     /// How many sessions a backend has.
     pub fn counts(&self, backend: &BackendId) -> BackendCounts {
         self.backends.row(backend).counts()

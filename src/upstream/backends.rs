@@ -23,7 +23,7 @@ use crate::upstream::check::Learnt;
 use crate::upstream::choice::SHARE_FULL;
 use crate::upstream::cuts::Cuts;
 use crate::upstream::dial::DialError;
-use crate::upstream::health::{Health, Hysteresis, Status};
+use crate::upstream::health::{Health, Hysteresis, Outcome, Status};
 use crate::upstream::login::LoginError;
 use crate::upstream::warm::WarmPool;
 
@@ -64,6 +64,8 @@ struct State {
     health: Mutex<Health>,
     /// Whether that says down, for those who must not wait.
     down: AtomicBool,
+    /// Whether it says that the backend is silent.
+    silent: AtomicBool,
     /// Milliseconds since `origin` when it rose last; 0 where it never fell.
     risen_at: AtomicU64,
     /// Its sessions.
@@ -102,6 +104,11 @@ impl Backend {
         AdminState::ALL.get(place).copied()
     }
 
+    /// Whether nothing is dialled there.
+    pub fn is_disabled(&self) -> bool {
+        self.admin_state() == AdminState::Down
+    }
+
     /// Gives it a state at run time, which all generations of its configuration share;
     /// `None`: its file decides again.
     pub fn set_admin_state(&self, state: Option<AdminState>) {
@@ -120,24 +127,37 @@ impl Backend {
         });
     }
 
-    /// Notes that a login's connection could not be made: for `skip` users without sessions
-    /// here are sent to other backends first.
-    pub fn note_failure(&self, now: Instant, skip: Duration) {
-        let until = |time: Duration| self.state.millis(now + time);
-        self.state.skipped_until.store(until(skip), Ordering::Relaxed);
-        self.state.down_until.store(until(skip * DOWN_FOR_SKIPS), Ordering::Relaxed);
-        self.judge(now, Health::on_failure);
+    /// Notes that a login's connection could not be made: where that says that the backend is
+    /// out of order it judges it, and for `skip` users without sessions here are sent to other
+    /// backends first.
+    pub fn note_failure(&self, error: &DialError, now: Instant, skip: Duration) {
+        if !error.is_outage() {
+            if matches!(error, DialError::NoAddress) {
+                self.skip(now, skip);
+            }
+            return;
+        }
+        self.skip(now, skip);
+        let down_until = self.state.millis(now + skip * DOWN_FOR_SKIPS);
+        self.state.down_until.store(down_until, Ordering::Relaxed);
+        let answered = error.outcome() != Outcome::Silent;
+        self.judge(now, |health, hysteresis| health.on_failure(answered, hysteresis));
         self.show_up(now);
     }
 
     /// Notes that a connection could not be made ahead: new users are sent elsewhere for `skip`.
     /// Where the backend is checked, that and the logins judge it: failures of this kind may be
     /// hours apart, with nothing between them that would end their row.
-    pub fn note_failure_ahead(&self, now: Instant, skip: Duration) {
+    pub fn note_failure_ahead(&self, error: &DialError, now: Instant, skip: Duration) {
         if !self.config.check.is_on() {
-            return self.note_failure(now, skip);
+            self.note_failure(error, now, skip);
+        } else if error.is_outage() {
+            self.skip(now, skip);
         }
-        self.state.skipped_until.store(self.state.millis(now + skip), Ordering::Relaxed);
+    }
+
+    fn skip(&self, now: Instant, time: Duration) {
+        self.state.skipped_until.store(self.state.millis(now + time), Ordering::Relaxed);
     }
 
     /// Notes that a login's connection came to a greeting.
@@ -152,18 +172,33 @@ impl Backend {
 
     /// Notes how a check ended. A good one that has seen the greeting also ends the time in
     /// which new users are sent elsewhere.
-    pub fn note_check(&self, good: bool, now: Instant) {
-        if good && self.config.check.mode > CheckMode::Connect {
+    pub fn note_check(&self, outcome: Outcome, now: Instant) {
+        if outcome == Outcome::Good && self.config.check.mode > CheckMode::Connect {
             self.state.serves();
         }
-        self.judge(now, |health, hysteresis| health.on_check(good, hysteresis));
+        self.judge(now, |health, hysteresis| health.on_check(outcome, hysteresis));
         self.show_up(now);
+    }
+
+    /// Notes that nobody dials it for a while: what was seen before says nothing of how it is
+    /// then, so that the judgement stays until a whole row of results turns it.
+    pub fn note_pause(&self, now: Instant) {
+        self.judge(now, |health, _| {
+            health.forget_rows();
+            None
+        });
     }
 
     /// Whether checks, and connections of logins, say that it does not serve. Never where
     /// nothing is checked: nobody would find out that it is back.
     pub fn is_down(&self) -> bool {
         self.config.check.is_on() && self.state.down.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is down because it does not answer, or refuses or loses connections: one that
+    /// answers wrongly may still serve its sessions.
+    pub fn is_silent(&self) -> bool {
+        self.is_down() && self.state.silent.load(Ordering::Relaxed)
     }
 
     /// Whether new users are sent elsewhere, where they can.
@@ -221,6 +256,7 @@ impl Backend {
         let mut health = self.state.health.lock().unwrap_or_else(PoisonError::into_inner);
         let turned = event(&mut health, hysteresis);
         self.state.down.store(health.status() == Status::Down, Ordering::Relaxed);
+        self.state.silent.store(health.is_silent(hysteresis), Ordering::Relaxed);
         if turned == Some(Status::Up) {
             self.state.risen_at.store(self.state.millis(now).max(1), Ordering::Relaxed);
         }
@@ -297,6 +333,7 @@ impl State {
             down_until: AtomicU64::new(0),
             health: Mutex::default(),
             down: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
             risen_at: AtomicU64::new(0),
             seats: Seats::default(),
             cuts: Arc::default(),

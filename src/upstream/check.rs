@@ -12,6 +12,7 @@ use crate::sasl::{Credentials, Proof};
 use crate::upstream::backends::Backend;
 use crate::upstream::conversation::Conversation;
 use crate::upstream::dial::{self, DialError, Origin, Turn};
+use crate::upstream::health::Outcome;
 use crate::upstream::login::{LoginError, Plan};
 
 /// How long the backend's end is waited for after LOGOUT. It decides nothing.
@@ -53,8 +54,15 @@ impl CheckError {
     pub fn is_own(&self) -> bool {
         match self {
             Self::Password(_) => true,
-            Self::Dial(DialError::Io(error)) => dial::is_about_descriptors(error),
-            Self::Dial(_) => false,
+            Self::Dial(error) => error.is_own(),
+        }
+    }
+
+    /// What it says of the backend, where it says something.
+    pub const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Dial(error) => error.outcome(),
+            Self::Password(_) => Outcome::Faulty,
         }
     }
 }

@@ -5,23 +5,22 @@
 //! credentials are sent, [`Opened::log_in`] sends them.
 
 mod connect;
+mod error;
 
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use rustix::io::Errno;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use self::connect::connect;
+pub use self::error::DialError;
 use crate::config::{Forward, Silence, TlsMode};
 use crate::names::Secret;
 use crate::net::proxy_header::{self, Addresses, ProxyHeader, ProxyTls};
 use crate::net::sockets;
 use crate::net::stream::Stream;
-use crate::net::tls::HandshakeError;
 use crate::protocol::capability::Capabilities;
 use crate::upstream::backends::Backend;
 use crate::upstream::conversation::Conversation;
@@ -92,107 +91,6 @@ pub struct Lost {
     pub error: DialError,
     /// The connection, on which the backend may yet show its end.
     pub socket: TcpStream,
-}
-
-/// Why a backend could not be joined.
-#[derive(Debug, thiserror::Error)]
-pub enum DialError {
-    /// Its name has no address (yet).
-    #[error("no address is known for the backend's name")]
-    NoAddress,
-    /// The deadline passed.
-    #[error("no answer in time")]
-    Timeout,
-    /// TCP said no, or the connection broke.
-    #[error("the connection failed: {0}")]
-    Io(#[from] io::Error),
-    /// The backend closed the connection.
-    #[error("the backend closed the connection")]
-    Closed,
-    /// The TLS handshake failed.
-    #[error("TLS with the backend failed: {0}")]
-    Tls(#[from] HandshakeError),
-    /// The configuration has no TLS for a leg that needs it.
-    #[error("the backend leg has no TLS settings")]
-    NoTls,
-    /// The backend sent a line that is too long.
-    #[error("the backend sent a line of more than 8 KiB")]
-    LineTooLong,
-    /// The login itself failed.
-    #[error(transparent)]
-    Login(#[from] LoginError),
-}
-
-impl DialError {
-    /// The metric's `reason`.
-    pub const fn reason(&self) -> &'static str {
-        match self {
-            Self::NoAddress => "resolve",
-            Self::Timeout => "timeout",
-            Self::Io(_) => "connect",
-            Self::Closed => "closed",
-            Self::Tls(error) if error.is_untrusted() => "untrusted",
-            Self::Tls(_) | Self::NoTls => "tls",
-            Self::LineTooLong => "protocol",
-            Self::Login(error) => error.reason(),
-        }
-    }
-
-    /// Whether it says that the backend is out of order, so that others are tried first
-    /// for a while, as they also are after a certificate that failed. A refusal is an
-    /// answer; a missing mechanism is a matter of configuration.
-    pub fn is_outage(&self) -> bool {
-        match self {
-            Self::Io(error) => !is_about_descriptors(error),
-            Self::Login(error) => {
-                !matches!(error, LoginError::Rejected(_)) && !error.is_about_mechanisms()
-            }
-            Self::NoTls => false,
-            _ => true,
-        }
-    }
-
-    /// Whether the connection's end was seen, so that the backend has nothing of it left.
-    /// One that the system gave up because nobody answered is not such an end.
-    pub fn is_end(&self) -> bool {
-        match self {
-            Self::Closed | Self::Login(LoginError::Bye) => true,
-            Self::Io(error) => matches!(
-                error.kind(),
-                io::ErrorKind::ConnectionReset
-                    | io::ErrorKind::BrokenPipe
-                    | io::ErrorKind::UnexpectedEof
-            ),
-            _ => false,
-        }
-    }
-
-    /// Whether the backend itself ended the login with its answer.
-    pub const fn is_refusal(&self) -> bool {
-        matches!(self, Self::Login(LoginError::Rejected(_) | LoginError::Cancelled))
-    }
-
-    /// Whether another backend of the shard may be tried. A certificate that fails is
-    /// an attack or a wrong configuration, not an outage: no.
-    pub const fn another_try_helps(&self) -> bool {
-        match self {
-            Self::NoAddress | Self::Timeout | Self::Io(_) | Self::Closed | Self::LineTooLong => {
-                true
-            }
-            Self::Tls(error) => !error.is_untrusted(),
-            Self::Login(error) => !matches!(
-                error,
-                LoginError::Rejected(_) | LoginError::NotListed(_) | LoginError::ChannelBinding
-            ),
-            Self::NoTls => false,
-        }
-    }
-}
-
-/// Whether the proxy or its machine has no descriptor left: no fault of a backend.
-pub(super) fn is_about_descriptors(error: &io::Error) -> bool {
-    let full = [Errno::MFILE, Errno::NFILE];
-    full.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// What is told of the client's connection where the backend wants a PROXY header.

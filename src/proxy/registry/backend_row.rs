@@ -161,6 +161,13 @@ impl BackendRows {
         rows.values().map(|row| row.live.load(Ordering::Relaxed)).sum()
     }
 
+    /// Live sessions on all but that one.
+    pub(super) fn live_elsewhere(&self, than: &BackendId) -> u64 {
+        let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
+        let others = rows.iter().filter(|(id, _)| *id != than);
+        others.map(|(_, row)| row.live.load(Ordering::Relaxed)).sum()
+    }
+
     /// The row of a backend, made at first use.
     pub(super) fn row(&self, id: &BackendId) -> Arc<BackendRow> {
         if let Some(row) = self.rows.read().unwrap_or_else(PoisonError::into_inner).get(id) {
