@@ -190,8 +190,8 @@ async fn try_to_log_in(
         let refused = Failure::new(Answer::AuthenticationFailed, BLOCKED);
         return Err(Failure { user: Some(identity.user), ..refused });
     }
-    check_loop(shared, client)?;
     let left = forward::proxies_left(client.trace.ttl);
+    check_loop(shared, client, left)?;
     let under_way = shared.logins.enter(&client.addresses.session, left);
     if let Some(master) = &identity.master {
         let [user, master] = [&identity.user, master].map(|name| shared.telemetry.user(name));
@@ -216,13 +216,14 @@ async fn try_to_log_in(
 }
 
 /// A login that already passed this proxy, or as many proxies as one may, is not dialled.
-fn check_loop(shared: &Shared, client: &Client<'_>) -> Result<(), Failure> {
-    let left = client.trace.ttl.map(|told| forward::proxies_left(Some(told)));
+/// `left` is how many it may still pass.
+fn check_loop(shared: &Shared, client: &Client<'_>, left: u32) -> Result<(), Failure> {
+    let told = client.trace.ttl.map(|_| left);
     let named = client.trace.sessions.iter().map(String::as_str);
     // A PROXY header has no such number.
     let in_header = shared.logins.came_back(client.header_session, None);
-    let came_back = shared.logins.came_back(named, left) || in_header;
-    if !came_back && forward::proxies_left(client.trace.ttl) > 1 {
+    let came_back = shared.logins.came_back(named, told) || in_header;
+    if !came_back && left > 1 {
         return Ok(());
     }
     tracing::error!(session = %client.session, came_back, "a login runs in a loop of proxies");

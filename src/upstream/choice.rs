@@ -76,7 +76,7 @@ pub fn candidates(balance: Balance, key: &UserName, backends: &[Candidate<'_>]) 
     }
     let (up, standby) = (of(AdminState::Up, false), of(AdminState::Standby, false));
     if up.is_empty() {
-        return Candidates { first: standby, standby: up };
+        return Candidates { first: standby, standby: Vec::new() };
     }
     Candidates { first: up, standby }
 }
